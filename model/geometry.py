@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: MIT
+"""The one description of a network's size that model, circuit, simulation and host share.
+
+`Geometry` holds choices; every width, size and count that follows from them is a property, so that no width is typed
+twice. Standard library only: the board imports this file.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+
+class GeometryError(ValueError):
+    """A geometry that cannot be built; the message says what to change."""
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise GeometryError(sentence)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Sizes of a spike-driven decision transformer and of the circuit that runs it.
+
+    `observation_size` and `action_size` are capacities: a circuit serves every policy of its geometry whose
+    environment is that size or smaller.
+
+    Raises `GeometryError` for sizes that do not go together.
+    """
+
+    observation_size: int
+    action_size: int
+    d_model: int
+    layers: int
+    steps: int = 4  # T, SNN steps per token
+    window: int = 8  # S, tokens the PSSA window spans, the current one included
+    mlp_ratio: int = 4  # hidden channels of the MLP over d_model
+    weight_bits: int = 4  # spiking linears and window taps, signed
+    dense_weight_bits: int = 8  # embedding and head, signed
+    input_bits: int = 8  # quantised observation, action and return-to-go, signed
+    membrane_bits: int = 12  # residual stream, signed
+    table_log2: int = 10  # entries of the action table, as a power of two
+    rows_per_cycle: int = 2  # weight rows fetched per cycle
+    group: int = 16  # channels that leave the lane array together
+    attention: str = "pssa"
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, "int"):
+                _require(type(value) is int and value > 0, f"{field.name} must be a positive integer, not {value!r}")
+        _require(self.attention == "pssa", f"attention must be 'pssa', not {self.attention!r}")
+        _require(self.rows_per_cycle in (1, 2, 4), f"rows_per_cycle must be 1, 2 or 4, not {self.rows_per_cycle}")
+        _require(
+            self.d_model % self.group == 0,
+            f"d_model must be a multiple of group, but {self.d_model} is not one of {self.group}",
+        )
+        _require(self.steps <= 8, f"steps must be at most 8, not {self.steps}")
+        _require(self.layers <= 8, f"layers must be at most 8 (one signature register each), not {self.layers}")
+        _require(self.window >= 2, f"window must span at least 2 tokens, not {self.window}")
+        _require(2 <= self.weight_bits <= 8, f"weight_bits must be 2 to 8, not {self.weight_bits}")
+        _require(2 <= self.dense_weight_bits <= 8, f"dense_weight_bits must be 2 to 8, not {self.dense_weight_bits}")
+        _require(2 <= self.input_bits <= 8, f"input_bits must be 2 to 8, not {self.input_bits}")
+        _require(4 <= self.membrane_bits <= 16, f"membrane_bits must be 4 to 16, not {self.membrane_bits}")
+        _require(4 <= self.table_log2 <= 12, f"table_log2 must be 4 to 12, not {self.table_log2}")
+        _require(self.action_size <= 32, f"action_size must be at most 32, not {self.action_size}")
+        _require(self.observation_size <= 128, f"observation_size must be at most 128, not {self.observation_size}")
+        _require(
+            self.accumulator_bits <= 16,
+            f"d_model x mlp_ratio at {self.weight_bits}-bit weights needs {self.accumulator_bits} accumulator bits; "
+            "at most 16 fit a parameter word: lower d_model, mlp_ratio or weight_bits",
+        )
+        _require(
+            self.head_bits <= 32,
+            f"the head needs {self.head_bits} bits, at most 32: lower dense_weight_bits or d_model",
+        )
+
+    # Sizes
+
+    @property
+    def input_size(self) -> int:
+        """Components of a token: observation, previous action, return-to-go."""
+        return self.observation_size + self.action_size + 1
+
+    @property
+    def d_mlp(self) -> int:
+        """Hidden channels of the MLP."""
+        return self.d_model * self.mlp_ratio
+
+    @property
+    def groups(self) -> int:
+        """Groups of channels in d_model."""
+        return self.d_model // self.group
+
+    @property
+    def context(self) -> int:
+        """Tokens a decision depends on: recomputing this many equals streaming."""
+        return 1 + self.layers * (self.window - 1)
+
+    @property
+    def rows_per_layer(self) -> int:
+        """Weight rows of one layer: k, v, q, window taps, proj, fc1 in mlp_ratio parts, fc2."""
+        return 4 * self.d_model + self.window + self.mlp_ratio * self.d_model + self.d_mlp
+
+    @property
+    def weight_rows(self) -> int:
+        """Rows of the weight memory, each d_model x weight_bits wide."""
+        return self.layers * self.rows_per_layer
+
+    @property
+    def passes_per_layer(self) -> int:
+        """Uses of the lane array per layer: k, v, q, window, proj, fc1 in mlp_ratio parts, fc2."""
+        return 6 + self.mlp_ratio
+
+    @property
+    def signatures(self) -> int:
+        """Residual signatures per decision: one after the embedding, one after each sub-block."""
+        return 1 + 2 * self.layers
+
+    # Widths
+
+    @property
+    def guard_bits(self) -> int:
+        """Fraction bits that make the quarter decay of T steps exact."""
+        return 2 * (self.steps - 1)
+
+    @property
+    def accumulator_bits(self) -> int:
+        """Signed width that holds the sum of one weight per row of the longest pass."""
+        return self.weight_bits + (max(self.d_mlp, self.window) - 1).bit_length()
+
+    @property
+    def bias_bits(self) -> int:
+        """Signed width of a channel's bias."""
+        return max(self.accumulator_bits, self.membrane_bits)
+
+    @property
+    def threshold_bits(self) -> int:
+        """Unsigned width of a channel's threshold."""
+        return self.accumulator_bits - 1
+
+    @property
+    def shift_bits(self) -> int:
+        """Unsigned width of a channel's shift."""
+        return 4
+
+    @property
+    def current_bits(self) -> int:
+        """Signed width of an LIF neuron's input: accumulator plus bias, or a residual membrane."""
+        return max(self.accumulator_bits, self.bias_bits, self.membrane_bits - 1) + 1
+
+    @property
+    def lif_bits(self) -> int:
+        """Signed width of an LIF membrane: |m| < 4/3 |u|, with guard bits below the point."""
+        return self.current_bits + 1 + self.guard_bits
+
+    @property
+    def embed_bits(self) -> int:
+        """Signed width of the embedding's accumulator."""
+        return self.input_bits + self.dense_weight_bits - 1 + self.input_size.bit_length()
+
+    @property
+    def step_sum_bits(self) -> int:
+        """Signed width of a channel's membranes summed over the T steps."""
+        return self.membrane_bits + (self.steps - 1).bit_length()
+
+    @property
+    def head_bits(self) -> int:
+        """Signed width of the head's accumulator, its bias included."""
+        return self.step_sum_bits + self.dense_weight_bits - 1 + self.d_model.bit_length() + 1
+
+    # Identity
+
+    def to_json(self) -> str:
+        """Return the choices as canonical JSON: sorted keys, no spaces."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Geometry":
+        """Read `to_json` text. Raises `GeometryError` for unknown, missing or nonsensical fields."""
+        try:
+            choices: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise GeometryError(f"the geometry is not JSON: {error}") from None
+        _require(isinstance(choices, dict), "the geometry must be a JSON object")
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(choices) - known)
+        _require(not unknown, f"unknown geometry field {', '.join(unknown)}; the fields are {', '.join(sorted(known))}")
+        try:
+            return cls(**choices)
+        except TypeError as error:
+            raise GeometryError(f"the geometry lacks a field: {error}") from None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @property
+    def identifier(self) -> int:
+        """First 32 bits of the digest: what the GEOMETRY_ID register holds."""
+        return int(self.digest[:8], 16)
+
+    def differences(self, other: "Geometry") -> list[str]:
+        """Return 'field: mine, theirs' for every field that differs."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return [f"{name}: {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+
+
+TINY = Geometry(
+    observation_size=11, action_size=3, d_model=16, layers=2, window=4, rows_per_cycle=1, group=8, table_log2=8
+)
+"""Simulates in seconds; serves the test policy."""
+
+ODD = Geometry(
+    observation_size=5,
+    action_size=2,
+    d_model=20,
+    layers=2,
+    steps=3,
+    window=3,
+    mlp_ratio=3,
+    weight_bits=3,
+    dense_weight_bits=5,
+    input_bits=6,
+    membrane_bits=8,
+    table_log2=6,
+    rows_per_cycle=4,
+    group=10,
+)
+"""Sizes that are no powers of two and a membrane narrow enough to saturate."""
+
+HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3)
+"""What fits a PYNQ-Z2: Hopper, and any environment of at most 17 observations and 6 actions."""
+
+PRESETS = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2}
+
+
+def preset(name: str) -> Geometry:
+    """Return the preset of that name. Raises `GeometryError` that lists the names."""
+    _require(name in PRESETS, f"unknown geometry {name!r}; the presets are {', '.join(PRESETS)}")
+    return PRESETS[name]
