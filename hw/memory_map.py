@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""Where a policy lies in the circuit's memories, as pages of the register window. Standard library only.
+
+A section is a memory of `rows`; a row is `row_bits` wide, takes `stride` words (a power of two) and is packed low bits
+first. The gateware decodes addresses from this table, the driver packs policies by it.
+"""
+
+from dataclasses import dataclass
+
+from hw.registers import PAGE_WORDS
+from model.geometry import Geometry
+
+
+@dataclass(frozen=True)
+class Section:
+    """One memory: its place and the shape of its rows."""
+
+    name: str
+    page: int  # first page
+    rows: int
+    row_bits: int
+    writable: bool
+    doc: str
+
+    @property
+    def words(self) -> int:
+        """32-bit words that hold a row."""
+        return -(-self.row_bits // 32)
+
+    @property
+    def stride(self) -> int:
+        """Words from one row to the next."""
+        return 1 << (self.words - 1).bit_length()
+
+    @property
+    def pages(self) -> int:
+        """Pages the section takes."""
+        return -(-self.rows * self.stride // PAGE_WORDS)
+
+
+def channel_bits(g: Geometry) -> int:
+    """Bits of one channel's parameters: bias, then threshold (spiking) or shift (residual)."""
+    return g.bias_bits + max(g.threshold_bits, g.shift_bits)
+
+
+def memory_map(g: Geometry) -> dict[str, Section]:
+    """Return the sections by name, in page order."""
+    shapes = (
+        ("weights", g.weight_rows, g.d_model * g.weight_bits, True, "weight rows in the order of the passes"),
+        (
+            "channels",
+            (1 + g.layers * g.passes_per_layer) * g.groups,
+            g.group * channel_bits(g),
+            True,
+            "bias and threshold or shift: embedding first, then the passes; a row per group",
+        ),
+        (
+            "embed",
+            g.groups * g.input_size,
+            g.group * g.dense_weight_bits,
+            True,
+            "embedding weights: group by group, a row per token component",
+        ),
+        (
+            "head",
+            g.action_size * g.groups,
+            g.group * g.dense_weight_bits,
+            True,
+            "head weights: action by action, a row per group",
+        ),
+        ("head_bias", g.action_size, 37, True, "signed 32-bit bias, then a 5-bit shift, per action"),
+        ("table", 1 << g.table_log2, 16, True, "action table, signed"),
+        (
+            "residual",
+            g.groups,
+            g.group * g.steps * g.membrane_bits,
+            False,
+            "probe: residual membranes; channel by channel, step by step",
+        ),
+        (
+            "ring",
+            g.layers * g.window,
+            g.d_model * g.steps,
+            False,
+            "probe: k AND v spikes; slot by slot of each layer, channel by channel, step by step",
+        ),
+    )
+    sections: dict[str, Section] = {}
+    page = 0
+    for name, rows, row_bits, writable, doc in shapes:
+        section = Section(name, page, rows, row_bits, writable, doc)
+        sections[name] = section
+        page += section.pages
+    return sections
+
+
+PASSES = ("key", "value", "query", "window", "proj", "fc1", "fc2")
+"""Order of the uses of the lane array in a layer; fc1 stands for mlp_ratio passes of d_model outputs each."""
