@@ -38,9 +38,14 @@ class Section:
         return -(-self.rows * self.stride // PAGE_WORDS)
 
 
+def level_bits(g: Geometry) -> int:
+    """Bits of a channel's second parameter: a threshold, or a shift."""
+    return max(g.threshold_bits, g.embed_shift_bits, g.residual_shift_bits)
+
+
 def channel_bits(g: Geometry) -> int:
     """Bits of one channel's parameters: bias, then threshold (spiking) or shift (residual)."""
-    return g.bias_bits + max(g.threshold_bits, g.shift_bits)
+    return g.bias_bits + level_bits(g)
 
 
 def memory_map(g: Geometry) -> dict[str, Section]:

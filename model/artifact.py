@@ -35,11 +35,10 @@ def tensor_ranges(g: Geometry, inputs: int, actions: int) -> dict[str, tuple[tup
     weight, dense = signed(g.weight_bits), signed(g.dense_weight_bits)
     # an embedding or residual bias is in membrane units, a spiking bias in accumulator units
     bias, threshold = signed(g.bias_bits), (0, (1 << g.threshold_bits) - 1)
-    shift = (0, (1 << g.shift_bits) - 1)
     d, h = g.d_model, g.d_mlp
     table: dict[str, tuple[tuple[int, ...], int, int]] = {
         "embed.weight": ((d, inputs), *dense),
-        "embed.shift": ((d,), *shift),
+        "embed.shift": ((d,), 0, (1 << g.embed_shift_bits) - 1),
         "embed.bias": ((d,), *bias),
         "entry.threshold": ((1,), 0, (1 << (g.membrane_bits - 1)) - 1),
         "head.weight": ((actions, d), *dense),
@@ -56,7 +55,7 @@ def tensor_ranges(g: Geometry, inputs: int, actions: int) -> dict[str, tuple[tup
         table[f"layer{layer}.window.threshold"] = ((d,), *threshold)
         for name, fan_in in (("proj", d), ("fc2", h)):
             table[f"layer{layer}.{name}.weight"] = ((d, fan_in), *weight)
-            table[f"layer{layer}.{name}.shift"] = ((d,), *shift)
+            table[f"layer{layer}.{name}.shift"] = ((d,), 0, (1 << g.residual_shift_bits) - 1)
             table[f"layer{layer}.{name}.bias"] = ((d,), *bias)
     return table
 

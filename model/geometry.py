@@ -55,6 +55,14 @@ class Geometry:
         _require(self.attention == "pssa", f"attention must be 'pssa', not {self.attention!r}")
         _require(self.rows_per_cycle in (1, 2, 4), f"rows_per_cycle must be 1, 2 or 4, not {self.rows_per_cycle}")
         _require(
+            self.rows_per_cycle < 4 or (self.window % 2 == 0 and self.d_model % 2 == 0),
+            "rows_per_cycle 4 fetches even and odd rows apart: window and d_model must be even",
+        )
+        _require(
+            self.window <= self.group,
+            f"window must be at most group, but {self.window} taps are more than {self.group} channels",
+        )
+        _require(
             self.d_model % self.group == 0,
             f"d_model must be a multiple of group, but {self.d_model} is not one of {self.group}",
         )
@@ -143,9 +151,14 @@ class Geometry:
         return self.accumulator_bits - 1
 
     @property
-    def shift_bits(self) -> int:
-        """Unsigned width of a channel's shift."""
+    def embed_shift_bits(self) -> int:
+        """Unsigned width of the embedding's right shift."""
         return 4
+
+    @property
+    def residual_shift_bits(self) -> int:
+        """Unsigned width of a residual linear's left shift."""
+        return 3
 
     @property
     def current_bits(self) -> int:
@@ -228,7 +241,7 @@ ODD = Geometry(
     input_bits=6,
     membrane_bits=8,
     table_log2=6,
-    rows_per_cycle=4,
+    rows_per_cycle=2,
     group=10,
 )
 """Sizes that are no powers of two and a membrane narrow enough to saturate."""
