@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: MIT
+"""The driver: named registers, policy loading, decisions and counters. The same code on every bus."""
+
+import zlib
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host.bus import Bus, BusTimeout, Words
+from host.policy_image import pack, unpack_rows
+from hw.memory_map import Section, memory_map
+from hw.registers import (
+    INTERFACE_VERSION,
+    MAGIC,
+    PAGE_OFFSET,
+    PAGE_WORDS,
+    ROW_UNITS,
+    UNITS,
+    field_mask,
+    offsets,
+    register_table,
+)
+from model.artifact import Policy
+from model.geometry import PRESETS, Geometry
+
+DECISION_TIMEOUT_S = 30.0
+"""Far more than a decision takes, on a circuit or on a simulation of one."""
+
+WATCHDOG_CYCLES = 1 << 20
+"""A decision takes thousands of cycles; one of a million hangs."""
+
+
+class AcceleratorError(RuntimeError):
+    """A circuit that is not the one expected, or did not do what it was told; the message says what to do."""
+
+
+class Decision(NamedTuple):
+    """One decision as the circuit reports it."""
+
+    number: int  # its START number
+    cycles: int  # START to DONE; 0 where the device has no cycles
+    words: NDArray[np.int16]  # [actions]; over 2**15 an action in -1..1
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the circuit counted in its last decision."""
+
+    saturations: int
+    stalls: int
+    layer_rows: list[int]  # active weight rows per layer
+    unit_cycles: dict[str, int]
+    unit_rows: dict[str, int]
+
+
+class Accelerator:
+    """A circuit of a known geometry behind a bus.
+
+    Raises `AcceleratorError` if the bus shows no such circuit.
+    """
+
+    def __init__(self, bus: Bus, geometry: Geometry) -> None:
+        self.bus = bus
+        self.geometry = geometry
+        self._at = offsets(geometry)
+        self._sections = memory_map(geometry)
+        self._identify()
+        self._inputs = 0
+        self._actions = 0
+        self.soft_reset()
+        self._number = bus.read32(self._at["START"])
+        bus.write32(self._at["WATCHDOG"], WATCHDOG_CYCLES)
+        bus.write32(self._at["REPEAT"], 0)
+
+    def _identify(self) -> None:
+        magic, version, identifier = (self.bus.read32(self._at[name]) for name in ("MAGIC", "VERSION", "GEOMETRY_ID"))
+        if magic != MAGIC:
+            raise AcceleratorError(
+                f"no spikeloop circuit answers: MAGIC reads 0x{magic:08x}, not 0x{MAGIC:08x}; "
+                "load its bitstream and check the address"
+            )
+        if version != INTERFACE_VERSION:
+            raise AcceleratorError(
+                f"the circuit's register table has version {version}, this driver needs {INTERFACE_VERSION}; "
+                "use the driver or the bitstream of the same release"
+            )
+        if identifier != self.geometry.identifier:
+            for name, preset in PRESETS.items():
+                if preset.identifier == identifier:
+                    raise AcceleratorError(
+                        f"the circuit has geometry {name}, not the one asked for; they differ in "
+                        f"{_differences(preset, self.geometry)}; load the bitstream of the policy's geometry"
+                    )
+            raise AcceleratorError(
+                f"the circuit's geometry 0x{identifier:08x} is not the one asked for, "
+                f"0x{self.geometry.identifier:08x}, nor a preset; load the bitstream of the policy's geometry"
+            )
+
+    # Policy
+
+    def load(self, policy: Policy) -> None:
+        """Write a policy into the circuit, read all of it back and begin an episode.
+
+        Raises `AcceleratorError` if its geometry is another, or if a memory does not hold what was written.
+        """
+        if policy.geometry != self.geometry:
+            raise AcceleratorError(
+                "the policy is of another geometry than the circuit (policy, circuit): "
+                f"{_differences(policy.geometry, self.geometry)}; use a policy or a circuit of the other's geometry"
+            )
+        image = pack(policy)
+        self._clear_status()
+        for name, words in image.sections.items():
+            self._write_section(self._sections[name], words)
+        for name, value in image.registers.items():
+            self.bus.write32(self._at[name], value)
+        for name, words in image.sections.items():
+            section = self._sections[name]
+            expected, found = _crc(words, section), _crc(self._read_section(section), section)
+            if found != expected:
+                raise AcceleratorError(
+                    f"the circuit's {name} memory reads back with CRC 0x{found:08x} instead of 0x{expected:08x}; "
+                    "load again, and if it persists check the clock and the bitstream"
+                )
+        for name, value in image.registers.items():
+            if (found := self.bus.read32(self._at[name])) != value:
+                raise AcceleratorError(f"register {name} reads {found} after {value} was written to it")
+        if flags := self.status() - {"BUSY"}:
+            raise AcceleratorError(f"the circuit reports {', '.join(sorted(flags))} after loading; reset it and retry")
+        self._inputs, self._actions = policy.input_size, policy.action_size
+        self.new_episode()
+
+    def _page_slices(self, section: Section) -> list[tuple[int, slice]]:
+        """Return (page, words of the section it shows) for every page of a section."""
+        total = section.rows * section.stride
+        return [
+            (section.page + page, slice(page * PAGE_WORDS, min(total, (page + 1) * PAGE_WORDS)))
+            for page in range(section.pages)
+        ]
+
+    def _write_section(self, section: Section, words: Words) -> None:
+        for page, part in self._page_slices(section):
+            self.bus.write32(self._at["PAGE"], page)
+            self.bus.write_block(PAGE_OFFSET, words[part])
+
+    def _read_section(self, section: Section) -> Words:
+        parts = []
+        for page, part in self._page_slices(section):
+            self.bus.write32(self._at["PAGE"], page)
+            parts.append(self.bus.read_block(PAGE_OFFSET, part.stop - part.start))
+        return np.concatenate(parts)
+
+    # Decisions
+
+    def new_episode(self) -> None:
+        """Forget the tokens seen so far."""
+        self._control("NEW_EPISODE")
+
+    def decide(self, token: NDArray[Any]) -> Decision:
+        """Advance by one quantised token [inputs] and return the decision.
+
+        Raises `AcceleratorError` if no policy is loaded, the token has another size, or no decision comes.
+        """
+        if len(token) != self._inputs:
+            raise AcceleratorError(
+                f"a token of {len(token)} components does not fit the loaded policy's {self._inputs}"
+                if self._inputs
+                else "no policy is loaded; call load() first"
+            )
+        octets = np.zeros(-(-self._inputs // 4) * 4, np.int8)
+        octets[: self._inputs] = token
+        # 0 is what DONE shows after a reset, so it numbers no decision
+        self._number = self._number % 0xFFFF_FFFF + 1
+        bus, at = self.bus, self._at
+        bus.write_block(at["INPUT"], octets.view("<u4"))
+        bus.write32(at["START"], self._number)
+        try:
+            bus.poll(at["DONE"], 0xFFFF_FFFF, self._number, DECISION_TIMEOUT_S)
+        except BusTimeout as error:
+            flags = ", ".join(sorted(self.status())) or "no flag"
+            raise AcceleratorError(
+                f"decision {self._number} did not end: {error}; STATUS shows {flags}; reset the circuit"
+            ) from None
+        number, cycles, *_ = words = bus.read_block(at["DONE"], 2 + (self._actions + 1) // 2)
+        return Decision(int(number), int(cycles), words[2:].view("<i2")[: self._actions])
+
+    # State
+
+    def status(self) -> set[str]:
+        """Return the names of the STATUS bits that are set."""
+        word = self.bus.read32(self._at["STATUS"])
+        fields = next(register.fields for register in register_table(self.geometry) if register.name == "STATUS")
+        return {name for name, bit, _ in fields if word >> bit & 1}
+
+    def counters(self) -> Counters:
+        """Return what was counted in the last decision."""
+        read, at = self.bus.read_block, self._at
+        saturations, stalls = read(at["SATURATIONS"], 2).tolist()
+        return Counters(
+            saturations,
+            stalls,
+            read(at["LAYER_ROWS"], self.geometry.layers).tolist(),
+            dict(zip(UNITS, read(at[f"CYCLES_{UNITS[0]}"], len(UNITS)).tolist(), strict=True)),
+            dict(zip(ROW_UNITS, read(at[f"ROWS_{ROW_UNITS[0]}"], len(ROW_UNITS)).tolist(), strict=True)),
+        )
+
+    def totals(self) -> tuple[int, int]:
+        """Return decisions and busy cycles since the last reset."""
+        self._control("SNAPSHOT")
+        decisions, low, high = self.bus.read_block(self._at["TOTAL_DECISIONS"], 3).tolist()
+        return decisions, high << 32 | low
+
+    def signatures(self) -> list[int]:
+        """Return the last decision's residual signatures: after the embedding, then after each sub-block."""
+        words: list[int] = self.bus.read_block(self._at["SIGNATURE"], self.geometry.signatures).tolist()
+        return words
+
+    def probe_residual(self) -> NDArray[np.int64]:
+        """Return the residual membranes as they are now, int64 [steps, d_model]."""
+        g, section = self.geometry, self._sections["residual"]
+        fields = unpack_rows(self._read_section(section), g.membrane_bits, section, signed=True)
+        return fields.reshape(g.d_model, g.steps).T
+
+    def probe_ring(self) -> NDArray[np.bool_]:
+        """Return the `k AND v` spikes of every slot, bool [layers, window, steps, d_model].
+
+        The n-th token of an episode, counted from 0, is in slot n modulo window.
+        """
+        g, section = self.geometry, self._sections["ring"]
+        fields = unpack_rows(self._read_section(section), 1, section, signed=False)
+        return fields.reshape(g.layers, g.window, g.d_model, g.steps).swapaxes(2, 3).astype(np.bool_)
+
+    def soft_reset(self) -> None:
+        """Stop whatever runs; the policy stays loaded, the episode is forgotten."""
+        self._control("SOFT_RESET")
+
+    def _control(self, action: str) -> None:
+        self.bus.write32(self._at["CONTROL"], field_mask(self.geometry, "CONTROL", action))
+
+    def _clear_status(self) -> None:
+        self.bus.write32(self._at["STATUS"], 0xFFFF_FFFF)
+
+
+def _differences(one: Geometry, other: Geometry) -> str:
+    return "; ".join(one.differences(other))
+
+
+def _crc(words: Words, section: Section) -> int:
+    """Return the CRC-32 of a section's words; what pads a row to its stride does not count."""
+    rows = words.reshape(section.rows, section.stride)[:, : section.words]
+    return zlib.crc32(np.ascontiguousarray(rows, "<u4").tobytes())

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: MIT
+"""A policy as the words of the circuit's memories, and back (the layout is `hw.memory_map`)."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from host.bus import Words
+from hw.memory_map import PASSES, Section, channel_bits, memory_map
+from model.artifact import Policy
+from model.geometry import Geometry
+
+Integers = NDArray[np.int64]
+
+HEAD_BIAS_BITS = 32
+HEAD_SHIFT_BITS = 5
+
+
+@dataclass(frozen=True)
+class PolicyImage:
+    """What loading a policy writes: every writable section, whole, and the registers that go with it.
+
+    sections : name -> uint32 [rows * stride].
+    registers : name -> value.
+    """
+
+    sections: dict[str, Words]
+    registers: dict[str, int]
+
+
+def pack_rows(values: Integers, bits: int, section: Section) -> Words:
+    """Pack integers [rows, fields] of `bits` each, low bits first, into a section's words [rows * stride]."""
+    spread = ((values[:, :, None] >> np.arange(bits)) & 1).astype(np.uint8)
+    packed = np.packbits(spread.reshape(len(values), -1), axis=1, bitorder="little")
+    padded = np.zeros((len(values), section.stride * 4), np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    return padded.view("<u4").reshape(-1)
+
+
+def unpack_rows(words: Words, bits: int, section: Section, signed: bool) -> Integers:
+    """Undo `pack_rows`: words [rows * stride] -> integers [rows, fields]."""
+    octets = np.ascontiguousarray(words, "<u4").view(np.uint8).reshape(section.rows, section.stride * 4)
+    fields = section.row_bits // bits
+    spread = np.unpackbits(octets, axis=1, bitorder="little")[:, : fields * bits]
+    weights = np.int64(1) << np.arange(bits)
+    if signed:
+        weights[-1] = -weights[-1]
+    return spread.reshape(section.rows, fields, bits) @ weights
+
+
+def _channel_spans(g: Geometry) -> Iterator[tuple[slice, str | None, str]]:
+    """Yield (rows of d_model channels, bias tensor, threshold or shift tensor) in the order of the passes."""
+    yield slice(0, 1), "embed.bias", "embed.shift"
+    start = 1
+    for layer in range(g.layers):
+        for part in PASSES:
+            at, stop = f"layer{layer}.{part}", start + (g.mlp_ratio if part == "fc1" else 1)
+            second = f"{at}.shift" if part in ("proj", "fc2") else f"{at}.threshold"
+            yield slice(start, stop), None if part == "window" else f"{at}.bias", second
+            start = stop
+
+
+def _weight_blocks(g: Geometry) -> Iterator[tuple[str, int]]:
+    """Yield (tensor name, rows it takes) in the order of the weight rows."""
+    for layer in range(g.layers):
+        for part in PASSES:
+            rows = {"window": g.window, "fc1": g.d_mlp, "fc2": g.d_mlp}.get(part, g.d_model)
+            yield f"layer{layer}.{part}.weight", rows
+
+
+def pack(policy: Policy) -> PolicyImage:
+    """Pack a policy. Unused observations, actions and rows are zero."""
+    g = policy.geometry
+    t = {name: tensor.astype(np.int64) for name, tensor in policy.tensors.items()}
+    d, groups, sections = g.d_model, g.groups, memory_map(g)
+    rows: dict[str, Integers] = {}
+
+    blocks = []
+    for name, _ in _weight_blocks(g):
+        weight = t[name]
+        if name.endswith("fc1.weight"):  # [mlp_ratio * d, d]: a pass computes d of the hidden channels
+            blocks.append(weight.reshape(g.mlp_ratio, d, d).transpose(0, 2, 1).reshape(g.d_mlp, d))
+        else:
+            blocks.append(weight.T)
+    rows["weights"] = np.concatenate(blocks)
+
+    bias = np.zeros((1 + g.layers * g.passes_per_layer, d), np.int64)
+    second = np.zeros_like(bias)  # threshold or shift
+    for span, bias_name, second_name in _channel_spans(g):
+        if bias_name:
+            bias[span] = t[bias_name].reshape(-1, d)
+        second[span] = t[second_name].reshape(-1, d)
+    channels = (bias & ((1 << g.bias_bits) - 1)) | second << g.bias_bits
+    rows["channels"] = channels.reshape(-1, g.group)
+
+    embed = np.zeros((d, g.input_size), np.int64)
+    embed[:, : policy.input_size] = t["embed.weight"]
+    rows["embed"] = embed.reshape(groups, g.group, g.input_size).transpose(0, 2, 1).reshape(-1, g.group)
+
+    actions = policy.action_size
+    head = np.zeros((g.action_size, d), np.int64)
+    head[:actions] = t["head.weight"]
+    rows["head"] = head.reshape(-1, g.group)
+    rows["head_bias"] = np.zeros((g.action_size, 1), np.int64)
+    low = t["head.bias"] & ((1 << HEAD_BIAS_BITS) - 1)
+    rows["head_bias"][:actions, 0] = low | t["head.shift"] << HEAD_BIAS_BITS
+    rows["table"] = t["head.table"][:, None]
+
+    return PolicyImage(
+        {name: pack_rows(values, _field_bits(g)[name], sections[name]) for name, values in rows.items()},
+        {
+            "INPUT_COUNT": policy.input_size,
+            "ACTION_COUNT": actions,
+            "ENTRY_THRESHOLD": int(t["entry.threshold"][0]),
+        },
+    )
+
+
+def _field_bits(g: Geometry) -> dict[str, int]:
+    """Return the width of the fields that a row of each writable section is made of."""
+    return {
+        "weights": g.weight_bits,
+        "channels": channel_bits(g),
+        "embed": g.dense_weight_bits,
+        "head": g.dense_weight_bits,
+        "head_bias": HEAD_BIAS_BITS + HEAD_SHIFT_BITS,
+        "table": 16,
+    }
+
+
+def unpack(g: Geometry, sections: Mapping[str, Words], registers: Mapping[str, int]) -> dict[str, NDArray[Any]]:
+    """Return the policy tensors that loaded words hold, int64, as a circuit of geometry `g` reads them."""
+    memory, bits = memory_map(g), _field_bits(g)
+
+    def fields(name: str, signed: bool = True) -> Integers:
+        return unpack_rows(sections[name], bits[name], memory[name], signed)
+
+    d, inputs, actions = g.d_model, registers["INPUT_COUNT"], registers["ACTION_COUNT"]
+    head_bias = fields("head_bias", signed=False)[:actions, 0]
+    low = head_bias & ((1 << HEAD_BIAS_BITS) - 1)
+    tensors: dict[str, NDArray[Any]] = {
+        "entry.threshold": np.array([registers["ENTRY_THRESHOLD"]]),
+        "embed.weight": fields("embed")
+        .reshape(g.groups, g.input_size, g.group)
+        .transpose(0, 2, 1)
+        .reshape(d, g.input_size)[:, :inputs],
+        "head.weight": fields("head").reshape(g.action_size, d)[:actions],
+        "head.bias": low - ((low >> (HEAD_BIAS_BITS - 1)) << HEAD_BIAS_BITS),
+        "head.shift": head_bias >> HEAD_BIAS_BITS,
+        "head.table": fields("table")[:, 0],
+    }
+
+    rows, start = fields("weights"), 0
+    for name, count in _weight_blocks(g):
+        block = rows[start : start + count]
+        start += count
+        if name.endswith("fc1.weight"):
+            block = block.reshape(g.mlp_ratio, d, d).transpose(0, 2, 1).reshape(g.d_mlp, d)
+            tensors[name] = block
+        else:
+            tensors[name] = block.T
+
+    channels = fields("channels", signed=False).reshape(-1, d)
+    low = channels & ((1 << g.bias_bits) - 1)
+    bias = low - ((low >> (g.bias_bits - 1)) << g.bias_bits)
+    second = channels >> g.bias_bits
+    for span, bias_name, second_name in _channel_spans(g):
+        if bias_name:
+            tensors[bias_name] = bias[span].reshape(-1)
+        tensors[second_name] = second[span].reshape(-1)
+    return tensors
