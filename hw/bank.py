@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""The threshold/LIF bank: turns a group of sums into a group of spikes, every kind of pass through one set of neurons."""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.lif import LifNeuron
+from hw.memory import PolicyMemory, load_port
+from hw.memory_map import channel_bits, level_bits, memory_map
+from hw.passes import Kind, membrane_layout, pass_layout, spikes_layout
+from hw.residual import ResidualStore
+from model.geometry import Geometry
+
+
+class NeuronBank(wiring.Component):
+    """Add a channel's bias, or take its residual membrane, and run its neuron.
+
+    The batch norms are folded into bias and threshold (`channels` section); a spiking pass fires on sum + bias, a
+    window pass on the same gated by the query, embedding and shortcuts on the new residual membrane with the block's
+    entry threshold.
+
+    Members
+    -------
+    i_valid, i_group, i_last, i_info, i : sums of a group, `ResidualStore.sum_bits` wide
+    query_group, query : the queries of a group, combinational
+    residual_* : port of the residual store
+    entry_threshold : threshold of neurons on a residual membrane
+    channels, busy : policy loading
+    o_valid, o_group, o_last, o_info, o : spikes of the group, `latency` cycles later
+    membrane_valid, membrane_group, membrane_info, membrane : residual membranes as they are written, for the head
+
+    """
+
+    @staticmethod
+    def latency(g: Geometry) -> int:
+        """Return the cycles from sums to spikes: parameters, current, neuron."""
+        return 2 + LifNeuron.latency(g)
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        g = geometry
+        info = pass_layout(g)
+        super().__init__(
+            {
+                "i_valid": In(1),
+                "i_group": In(range(g.groups)),
+                "i_last": In(1),
+                "i_info": In(info),
+                "i": In(membrane_layout(g, ResidualStore.sum_bits(g))),
+                "query_group": Out(range(g.groups)),
+                "query": In(spikes_layout(g, g.group)),
+                "residual_valid": Out(1),
+                "residual_group": Out(range(g.groups)),
+                "residual_last": Out(1),
+                "residual_embed": Out(1),
+                "residual_sums": Out(membrane_layout(g, ResidualStore.sum_bits(g))),
+                "residual_bias": Out(data.ArrayLayout(signed(g.bias_bits), g.group)),
+                "residual_level": Out(data.ArrayLayout(level_bits(g), g.group)),
+                "residual": In(membrane_layout(g, g.membrane_bits)),
+                "entry_threshold": In(g.membrane_bits - 1),
+                "channels": In(load_port(memory_map(g)["channels"])),
+                "busy": In(1),
+                "o_valid": Out(1),
+                "o_group": Out(range(g.groups)),
+                "o_last": Out(1),
+                "o_info": Out(info),
+                "o": Out(spikes_layout(g, g.group)),
+                "membrane_valid": Out(1),
+                "membrane_group": Out(range(g.groups)),
+                "membrane_info": Out(info),
+                "membrane": Out(membrane_layout(g, g.membrane_bits)),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        g = self.geometry
+        side = data.StructLayout({"group": range(g.groups), "last": 1, "info": pass_layout(g)})
+
+        # Look the channel parameters up
+        m.submodules.channels = channels = PolicyMemory(memory_map(g)["channels"])
+        wiring.connect(m, wiring.flipped(self.channels), channels.load)
+        m.d.comb += [
+            channels.busy.eq(self.busy),
+            channels.rows[0].eq(self.i_info.number * g.groups + self.i_group),
+            channels.enable.eq(self.i_valid),
+        ]
+        sums = Signal(membrane_layout(g, ResidualStore.sum_bits(g)), reset_less=True)
+        valid1, side1 = Signal(), Signal(side, reset_less=True)
+        m.d.sync += [valid1.eq(self.i_valid)]
+        with m.If(self.i_valid):
+            m.d.sync += [
+                sums.eq(self.i),
+                side1.group.eq(self.i_group),
+                side1.last.eq(self.i_last),
+                side1.info.eq(self.i_info),
+            ]
+        parameter = data.StructLayout({"bias": signed(g.bias_bits), "level": level_bits(g)})
+        assert parameter.size == channel_bits(g)
+        parameters = data.View(data.ArrayLayout(parameter, g.group), channels.row_data[0])
+
+        # Compute the neurons' currents
+        kind = side1.info.kind
+        embed = kind == Kind.EMBED
+        on_residual = Signal()
+        m.d.comb += [
+            on_residual.eq(embed | (kind == Kind.PROJ) | (kind == Kind.FC2)),
+            self.query_group.eq(side1.group),
+            self.residual_valid.eq(valid1 & on_residual),
+            self.residual_group.eq(side1.group),
+            self.residual_last.eq(side1.last),
+            self.residual_embed.eq(embed),
+            self.residual_sums.eq(sums),
+        ]
+        currents = Signal(membrane_layout(g, g.current_bits), reset_less=True)
+        neurons = [LifNeuron(g) for _ in range(g.group)]
+        thresholds = Signal(data.ArrayLayout(neurons[0].threshold_bits, g.group), reset_less=True)
+        valid2, side2 = Signal(), Signal(side, reset_less=True)
+        m.d.sync += valid2.eq(valid1)
+        for c in range(g.group):
+            m.d.comb += [
+                self.residual_bias[c].eq(parameters[c].bias),
+                self.residual_level[c].eq(parameters[c].level),
+            ]
+            with m.If(valid1):
+                m.d.sync += thresholds[c].eq(Mux(on_residual, self.entry_threshold, parameters[c].level))
+            for t in range(g.steps):
+                acc = sums[c][t][: g.accumulator_bits].as_signed()
+                silent = (kind == Kind.WINDOW) & ~self.query[c][t]
+                with m.If(valid1):
+                    m.d.sync += currents[c][t].eq(
+                        Mux(on_residual, self.residual[c][t], Mux(silent, 0, acc + parameters[c].bias))
+                    )
+        with m.If(valid1):
+            m.d.sync += side2.eq(side1)
+        m.d.comb += [
+            self.membrane_valid.eq(valid2 & (side2.info.kind == Kind.FC2) & side2.info.final),
+            self.membrane_group.eq(side2.group),
+            self.membrane_info.eq(side2.info),
+        ]
+        for c in range(g.group):
+            for t in range(g.steps):
+                m.d.comb += self.membrane[c][t].eq(currents[c][t])
+
+        # Run the neurons
+        valid, tag = valid2, side2
+        for stage in range(LifNeuron.latency(g)):
+            valid_next, tag_next = (
+                Signal(name=f"valid{3 + stage}"),
+                Signal(side, name=f"side{3 + stage}", reset_less=True),
+            )
+            m.d.sync += [valid_next.eq(valid), tag_next.eq(tag)]
+            valid, tag = valid_next, tag_next
+        for c, neuron in enumerate(neurons):
+            m.submodules[f"neuron{c}"] = neuron
+            m.d.comb += [
+                neuron.currents.eq(currents[c]),
+                neuron.threshold.eq(thresholds[c]),
+                self.o[c].eq(neuron.spikes),
+            ]
+        m.d.comb += [
+            self.o_valid.eq(valid),
+            self.o_group.eq(tag.group),
+            self.o_last.eq(tag.last),
+            self.o_info.eq(tag.info),
+        ]
+        return m

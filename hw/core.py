@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: MIT
+"""The decision core: one token in, through all layers, one action out."""
+
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.bank import NeuronBank
+from hw.counters import DecisionCounters
+from hw.embed import Embedding
+from hw.head import Head
+from hw.lanes import LaneArray
+from hw.memory import load_port
+from hw.memory_map import memory_map
+from hw.passes import Kind
+from hw.registers import ROW_UNITS, UNITS
+from hw.residual import ResidualStore
+from hw.sequencer import Sequencer
+from hw.walker import RowWalker
+from hw.window import PssaWindow
+from model.geometry import Geometry
+
+
+class DecisionCore(wiring.Component):
+    """Compute a decision per `start` (docs/architecture.md).
+
+    Members
+    -------
+    start : begin; honoured while not busy
+    busy : from the cycle after `start` until `done`
+    done : one cycle, after the last action was written
+    new_episode : forget the tokens of the window; honoured while not busy
+    token, input_count, action_count, entry_threshold : hold while busy
+    actions, signatures, saturations, tokens, cycles, stalls, unit_cycles, unit_rows, layer_rows : results, hold until
+        the next start
+    <section> : word access to each memory of `hw.memory_map`, while not busy
+
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        g = geometry
+        super().__init__(
+            {
+                "start": In(1),
+                "busy": Out(1),
+                "done": Out(1),
+                "new_episode": In(1),
+                "token": In(data.ArrayLayout(signed(g.input_bits), g.input_size)),
+                "input_count": In(range(g.input_size + 1)),
+                "action_count": In(range(g.action_size + 1)),
+                "entry_threshold": In(g.membrane_bits - 1),
+                "actions": Out(data.ArrayLayout(signed(16), g.action_size)),
+                "signatures": Out(data.ArrayLayout(32, g.signatures)),
+                "saturations": Out(32),
+                "tokens": Out(range(g.window + 1)),
+                "cycles": Out(32),
+                "stalls": Out(32),
+                "unit_cycles": Out(data.ArrayLayout(32, len(UNITS))),
+                "unit_rows": Out(data.ArrayLayout(32, len(ROW_UNITS))),
+                "layer_rows": Out(data.ArrayLayout(32, g.layers)),
+            }
+            | {name: In(load_port(section)) for name, section in memory_map(g).items()}
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        g = self.geometry
+        # accumulators drain a group a cycle; keys and queries must be stored before the next drain reads them
+        drain_cycles = max(g.groups, NeuronBank.latency(g) + 1)
+        m.submodules.sequencer = sequencer = Sequencer(g)
+        m.submodules.walker = walker = RowWalker(g, drain_cycles)
+        m.submodules.lanes = lanes = LaneArray(g)
+        m.submodules.window = window = PssaWindow(g)
+        m.submodules.bank = bank = NeuronBank(g)
+        m.submodules.residual = residual = ResidualStore(g)
+        m.submodules.embed = embed = Embedding(g)
+        m.submodules.head = head = Head(g)
+        m.submodules.counters = counters = DecisionCounters(g)
+
+        # Control
+        begin = Signal()
+        m.d.comb += [begin.eq(self.start & ~self.busy), self.done.eq(head.done)]
+        with m.If(begin):
+            m.d.sync += self.busy.eq(1)
+        with m.Elif(head.done):
+            m.d.sync += self.busy.eq(0)
+        m.d.comb += [
+            sequencer.start.eq(begin),
+            embed.start.eq(begin),
+            lanes.clear.eq(begin),
+            residual.clear.eq(begin),
+            head.clear.eq(begin),
+            counters.clear.eq(begin),
+            window.advance.eq(head.done),
+            window.new_episode.eq(self.new_episode & ~self.busy),
+            self.tokens.eq(window.tokens),
+        ]
+
+        # Policy memories
+        for port, unit, inner in (
+            (self.weights, lanes, lanes.load),
+            (self.channels, bank, bank.channels),
+            (self.embed, embed, embed.load),
+            (self.head, head, head.load_weights),
+            (self.head_bias, head, head.load_bias),
+            (self.table, head, head.load_table),
+            (self.residual, residual, residual.probe),
+            (self.ring, window, window.probe),
+        ):
+            wiring.connect(m, wiring.flipped(port), inner)
+            m.d.comb += unit.busy.eq(self.busy)
+
+        # Spikes in a circle: sequencer, walker, lanes, bank, and back
+        wiring.connect(m, sequencer.groups, walker.groups)
+        m.d.comb += [
+            lanes.fetch.eq(walker.fetch),
+            lanes.fetch_valid.eq(walker.fetch_valid),
+            window.fetch.eq(walker.fetch),
+            lanes.taps.eq(window.taps),
+            sequencer.valid_taps.eq(window.valid_taps),
+        ]
+        with m.If(embed.o_valid):
+            m.d.comb += [
+                bank.i_group.eq(embed.o_group),
+                bank.i_last.eq(embed.o_last),
+                bank.i_info.kind.eq(Kind.EMBED),
+            ]
+            for c in range(g.group):
+                m.d.comb += bank.i[c][0].eq(embed.o[c])
+        with m.Else():
+            m.d.comb += [
+                bank.i_group.eq(lanes.o_group),
+                bank.i_last.eq(lanes.o_last),
+                bank.i_info.eq(lanes.o_info),
+            ]
+            for c in range(g.group):
+                for t in range(g.steps):
+                    m.d.comb += bank.i[c][t].eq(lanes.o[c][t])
+        m.d.comb += [
+            bank.i_valid.eq(embed.o_valid | lanes.o_valid),
+            bank.entry_threshold.eq(self.entry_threshold),
+            window.query_group.eq(bank.query_group),
+            bank.query.eq(window.query),
+            residual.i_valid.eq(bank.residual_valid),
+            residual.i_group.eq(bank.residual_group),
+            residual.i_embed.eq(bank.residual_embed),
+            residual.sums.eq(bank.residual_sums),
+            residual.bias.eq(bank.residual_bias),
+            residual.level.eq(bank.residual_level),
+            bank.residual.eq(residual.o),
+        ]
+        for unit in (sequencer, window):
+            m.d.comb += [
+                unit.i_valid.eq(bank.o_valid),
+                unit.i_group.eq(bank.o_group),
+                unit.i_info.eq(bank.o_info),
+                unit.i.eq(bank.o),
+            ]
+
+        # Embedding and head
+        m.d.comb += [
+            embed.token.eq(self.token),
+            embed.count.eq(self.input_count),
+            head.i_valid.eq(bank.membrane_valid),
+            head.i_group.eq(bank.membrane_group),
+            head.i.eq(bank.membrane),
+            head.count.eq(self.action_count),
+            self.actions.eq(head.actions),
+        ]
+
+        # Signatures: the store's is complete two cycles after a pass's last write
+        number = Signal(range(g.signatures))
+        written, complete = Signal(), Signal()
+        m.d.sync += [written.eq(bank.residual_valid & bank.residual_last), complete.eq(written)]
+        with m.If(complete):
+            m.d.sync += number.eq(number + 1)
+            with m.Switch(number):
+                for index in range(g.signatures):
+                    with m.Case(index):
+                        m.d.sync += self.signatures[index].eq(residual.running_signature)
+        with m.If(begin):
+            m.d.sync += number.eq(0)
+
+        # Counters
+        m.d.comb += [
+            counters.running.eq(self.busy),
+            counters.embedding.eq(~sequencer.started),
+            counters.finishing.eq(sequencer.exhausted & walker.idle),
+            counters.kind.eq(sequencer.info.kind),
+            counters.waiting.eq(walker.idle),
+            counters.fetch.eq(walker.fetch),
+            counters.fetch_valid.eq(walker.fetch_valid),
+            self.saturations.eq(residual.saturations),
+            self.cycles.eq(counters.cycles),
+            self.stalls.eq(counters.stalls),
+            self.unit_cycles.eq(counters.unit_cycles),
+            self.unit_rows.eq(counters.unit_rows),
+            self.layer_rows.eq(counters.layer_rows),
+        ]
+        with m.If(~walker.idle):
+            m.d.comb += counters.kind.eq(walker.kind)
+        return m

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""The leaky integrate-and-fire neuron, its T steps unrolled."""
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from model.geometry import Geometry
+
+
+class LifNeuron(wiring.Component):
+    """One channel's neuron over the T steps of a token (docs/numbers.md, "Neuron").
+
+    `m[t] = u[t] + m[t-1]/4 (1 - s[t-1])`, `s[t] = m[t] > threshold`, at rest before the first step. Step t works in
+    units of 4**-t: the carried membrane then keeps its integer and the current moves up two bits, so no bit is lost.
+
+    Parameters
+    ----------
+    geometry : Geometry
+
+    Members
+    -------
+    currents : signed `current_bits` per step
+    threshold : unsigned
+    spikes : one bit per step, `latency(geometry)` cycles later
+
+    Timing
+    ------
+    A token per cycle, no back-pressure. `STEPS_PER_STAGE` steps between registers; the output is combinational after
+    the last stage's adders, for the spike memory's write port to register.
+
+    """
+
+    STEPS_PER_STAGE = 2
+
+    @classmethod
+    def latency(cls, g: Geometry) -> int:
+        """Return the cycles from currents to spikes."""
+        return (g.steps - 1) // cls.STEPS_PER_STAGE
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        self.threshold_bits = max(geometry.threshold_bits, geometry.membrane_bits - 1)
+        super().__init__(
+            {
+                "currents": In(data.ArrayLayout(signed(geometry.current_bits), geometry.steps)),
+                "threshold": In(self.threshold_bits),
+                "spikes": Out(geometry.steps),
+            }
+        )
+
+    def elaborate(self, platform):
+        m = Module()
+        g = self.geometry
+        currents = [self.currents[t] for t in range(g.steps)]
+        threshold = self.threshold
+        spikes = []
+        carried = None
+        for t in range(g.steps):
+            if t and t % self.STEPS_PER_STAGE == 0:
+                # register what the later steps need
+                registered = []
+                for value in (*currents, threshold, carried, *spikes):
+                    register = Signal.like(value, reset_less=True)
+                    m.d.sync += register.eq(value)
+                    registered.append(register)
+                currents, rest = registered[: g.steps], registered[g.steps :]
+                threshold, carried, spikes = rest[0], rest[1], rest[2:]
+            membrane = Signal(signed(g.current_bits + 1 + 2 * t), name=f"membrane{t}")
+            spike = Signal(name=f"spike{t}")
+            m.d.comb += membrane.eq((currents[t] << (2 * t)) + (0 if carried is None else carried))
+            m.d.comb += spike.eq(membrane > (threshold << (2 * t)))
+            carried = Signal(signed(len(membrane)), name=f"carried{t}")
+            m.d.comb += carried.eq(Mux(spike, 0, membrane))
+            spikes.append(spike)
+        for t, spike in enumerate(spikes):
+            m.d.comb += self.spikes[t].eq(spike)
+        return m
