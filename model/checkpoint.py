@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Training results on disk: a network's state with all that is needed to rebuild, evaluate and export it."""
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.config import ConfigError, TrainConfig
+from model.data import Normaliser
+from model.fold import quantise
+from model.layers import float_network
+from model.network import Network
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message says why and what to do."""
+
+
+def build(config: TrainConfig, inputs: int, actions: int, quantised: bool) -> Network:
+    """Return a network of the configuration's shape, its state still to be loaded or trained."""
+    network = float_network(config.geometry, inputs, actions, config.structure)
+    return quantise(network, input_scale(config, inputs, actions), config.fraction_bits) if quantised else network
+
+
+def input_scale(config: TrainConfig, inputs: int, actions: int) -> torch.Tensor:
+    """Return the integer steps per unit of each token component [inputs]."""
+    observations = inputs - actions - 1
+    scales = [config.observation_scale] * observations + [config.action_scale] * actions + [config.to_go_scale]
+    return torch.tensor(scales)
+
+
+@dataclass
+class Checkpoint:
+    """A training result, or the middle of a run.
+
+    facts : data set, digest, environment, command line and versions. progress : optimiser and random states to resume,
+    empty in a result.
+    """
+
+    config: TrainConfig
+    network: Network
+    normaliser: Normaliser
+    facts: dict[str, Any]
+    progress: dict[str, Any]
+
+    @property
+    def actions(self) -> int:
+        """Components of the environment's action."""
+        return int(self.facts["actions"])
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint, whole or not at all."""
+        partial = path.with_suffix(".partial")
+        torch.save(
+            {
+                "config": self.config.to_json(),
+                "quantised": self.network.quantised,
+                "state": self.network.state_dict(),
+                "mean": self.normaliser.mean.tolist(),
+                "std": self.normaliser.std.tolist(),
+                "facts": self.facts,
+                "progress": self.progress,
+            },
+            partial,
+        )
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "Checkpoint":
+        """Read a checkpoint. Raises `CheckpointError`."""
+        if not path.is_file():
+            raise CheckpointError(f"there is no checkpoint {path}; train one with `python -m model.train`")
+        try:
+            content = torch.load(path, weights_only=True)
+            config = TrainConfig.from_json(content["config"])
+            normaliser = Normaliser(np.array(content["mean"]), np.array(content["std"]), config.return_scale)
+            facts = content["facts"]
+            network = build(config, len(content["mean"]) + facts["actions"] + 1, facts["actions"], content["quantised"])
+            network.load_state_dict(content["state"])
+        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, ConfigError) as error:
+            raise CheckpointError(f"{path} is no usable checkpoint: {str(error).splitlines()[0]}") from None
+        return cls(config, network, normaliser, facts, content["progress"])

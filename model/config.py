@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""Every choice of a training run, and the named presets."""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.geometry import Geometry, GeometryError, preset
+from model.layers import Structure
+from model.norm import SCHEDULES
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run: a float phase, then a quantisation-aware phase that starts from its result."""
+
+    geometry: Geometry
+    """Sizes of the network, at least the environment's observation and action."""
+    structure: Structure = field(default_factory=Structure)
+    """How the window is weighed."""
+    length: int = 24
+    """Tokens of a training window; at least `Geometry.context`, so that streaming sees what training saw."""
+    batch: int = 64
+    """Windows per update."""
+    steps: int = 5000
+    """Updates of the float phase."""
+    quant_steps: int = 2000
+    """Updates of the quantisation-aware phase; 0 leaves it out."""
+    rate: float = 1e-3
+    """Peak learning rate of the float phase."""
+    quant_rate: float = 3e-4
+    """Peak learning rate of the quantisation-aware phase."""
+    warmup: float = 0.1
+    """Share of a phase over which the rate rises; it falls by a cosine afterwards."""
+    weight_decay: float = 1e-4
+    """Decoupled decay of AdamW."""
+    clip: float = 0.25
+    """Largest norm of the gradient."""
+    norm_schedule: str = "linear"
+    """How PTBN turns from layer norm into batch norm: linear, cosine or step."""
+    norm_share: float = 0.1
+    """Share of the float phase over which it turns."""
+    return_scale: float = 1000.0
+    """Environment return per unit of the token's return-to-go."""
+    target_return: float = 3600.0
+    """Return the deployed policy asks for."""
+    fraction_bits: int = 8
+    """Of the residual stream's integers."""
+    observation_scale: float = 32.0
+    """Integer steps per unit of a normalised observation component; a power of two."""
+    action_scale: float = 64.0
+    """Integer steps per unit of the previous action; a power of two."""
+    to_go_scale: float = 32.0
+    """Integer steps per unit of the scaled return-to-go; a power of two."""
+    held_out: float = 0.05
+    """Share of the episodes kept from training, for the validation loss."""
+    seed: int = 0
+    """Of weights, windows and the split."""
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, sentence: str) -> None:
+            if not condition:
+                raise ConfigError(sentence)
+
+        for name in ("length", "batch", "steps"):
+            require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        require(
+            self.length >= self.geometry.context,
+            f"length {self.length} is below the geometry's context of {self.geometry.context} tokens",
+        )
+        require(self.quant_steps >= 0, f"quant_steps must not be negative, but is {self.quant_steps}")
+        require(
+            0 < self.fraction_bits <= self.geometry.membrane_bits - 2,
+            f"fraction_bits must be 1 to {self.geometry.membrane_bits - 2} for this geometry, not {self.fraction_bits}",
+        )
+        require(self.norm_schedule in SCHEDULES, f"norm_schedule must be one of {', '.join(SCHEDULES)}")
+        require(
+            self.quant_steps == 0 or self.structure.position == "relative",
+            "absolute positions have no integer form; set quant_steps to 0",
+        )
+        require(
+            self.structure.position == "relative" or self.structure.positions >= self.length,
+            f"structure.positions must be at least length {self.length}",
+        )
+
+    def to_json(self) -> str:
+        """Return the configuration as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainConfig":
+        """Read `to_json` text; fields left out keep their defaults, `geometry` may name a preset. Raises `ConfigError`."""
+        try:
+            choices: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"the configuration is not JSON: {error}") from None
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(choices) - known) if isinstance(choices, dict) else ["(not an object)"]
+        if unknown:
+            raise ConfigError(f"unknown configuration field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        try:
+            geometry = choices["geometry"]
+            choices["geometry"] = preset(geometry) if isinstance(geometry, str) else Geometry(**geometry)
+            choices["structure"] = Structure(**choices.get("structure", {}))
+            return cls(**choices)
+        except KeyError:
+            raise ConfigError("the configuration lacks the field geometry") from None
+        except (TypeError, ValueError, GeometryError) as error:
+            raise ConfigError(f"the configuration is not usable: {error}") from None
+
+
+PRESETS = {
+    "hopper": TrainConfig(geometry=preset("HOPPER_Z2")),
+    "tiny": TrainConfig(geometry=preset("TINY"), length=16, steps=4000, quant_steps=2000),
+}
+
+
+def find(name_or_path: str) -> TrainConfig:
+    """Return the preset of that name or the configuration in that JSON file. Raises `ConfigError`."""
+    if name_or_path in PRESETS:
+        return PRESETS[name_or_path]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ConfigError(f"{name_or_path!r} is neither a preset ({', '.join(PRESETS)}) nor a JSON file")
+    return TrainConfig.from_json(path.read_text())

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+"""The float layers of the network: linear, PTBN and neuron, and the ways to weigh a window."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.geometry import Geometry
+from model.network import Block, Network
+from model.neuron import lif
+from model.norm import PTBN
+
+THRESHOLD = 0.5
+TAPS = ("channel", "head", "shared", "or")
+POSITIONS = ("relative", "absolute")
+
+
+@dataclass(frozen=True)
+class Structure:
+    """Choices about the network that the geometry leaves open.
+
+    position : "relative" taps by distance (streams), or "absolute", the authors' matrix over window positions.
+    taps : relative taps per "channel", per "head", "shared" by all, or "or": no weights, an OR over the window.
+    heads : how many heads share taps where taps is "head".
+    tap_init : taps start uniform in 0..tap_init. From 1, the authors' value, they get no gradient at this threshold.
+    positions : rows of the absolute matrix, the length of a training window.
+    """
+
+    position: str = "relative"
+    taps: str = "channel"
+    heads: int = 8
+    tap_init: float = 0.6
+    positions: int = 24
+
+    def __post_init__(self) -> None:
+        if self.position not in POSITIONS:
+            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, not {self.position!r}")
+        if self.taps not in TAPS:
+            raise ValueError(f"taps must be one of {', '.join(TAPS)}, not {self.taps!r}")
+
+
+def _linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
+    # a linear before a norm needs no bias: the norm would subtract it
+    linear = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.normal_(linear.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+class Normed(nn.Module):
+    """Linear and PTBN on rows: [..., in] -> [..., out]."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int = 1) -> None:
+        super().__init__()
+        self.linear, self.norm = _linear(inputs, outputs), PTBN(outputs, groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply both."""
+        return self.norm(self.linear(x.flatten(0, -2))).unflatten(0, x.shape[:-1])
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return weight [out, in] and bias [out] of the evaluation's linear and norm in one."""
+        gain, offset = self.norm.gain_and_offset()
+        return self.linear.weight.detach() * gain[:, None], offset
+
+
+class Spiking(Normed):
+    """Linear, PTBN and neuron: spikes [steps, rows, in] -> spikes [steps, rows, out]."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, groups)
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.full((outputs,), THRESHOLD))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Fire."""
+        return lif(super().forward(x), self.threshold)
+
+
+class Residual(Normed):
+    """Linear and PTBN, added to the shortcut: (spikes [steps, rows, in], x [steps, rows, out]) -> x."""
+
+    def forward(self, spikes: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
+        """Add."""
+        return x + super().forward(spikes)
+
+
+class Taps(nn.Module):
+    """Window weights of one layer, with the threshold of the neurons behind them."""
+
+    def __init__(self, geometry: Geometry, structure: Structure) -> None:
+        super().__init__()
+        d, s = geometry.d_model, geometry.window
+        if structure.position == "absolute":
+            n = structure.positions
+            shape = (n, n)
+            distance = torch.arange(n)[:, None] - torch.arange(n)[None]
+            self.register_buffer("live", ((distance >= 0) & (distance < s)).float())
+        else:
+            if structure.taps == "head" and d % structure.heads:
+                raise ValueError(f"d_model {d} cannot be shared among {structure.heads} heads; choose a divisor")
+            shape = ({"channel": d, "head": structure.heads}.get(structure.taps, 1), s)
+            self.register_buffer("live", None)
+        self.copies = d // shape[0]
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.full((d,), THRESHOLD))
+        if structure.taps == "or":
+            # any count of ones exceeds the threshold
+            self.register_buffer("weight", torch.ones(shape))
+        else:
+            self.weight = nn.Parameter(torch.rand(shape) * structure.tap_init)
+
+    def forward(self) -> Tensor:
+        """Return the weights [d, window], or [positions, positions] if they are absolute."""
+        if self.live is not None:
+            return self.weight * self.live
+        return self.weight.repeat_interleave(self.copies, dim=0)
+
+
+class Head(nn.Module):
+    """PTBN, mean over the SNN steps, linear, tanh: membranes [steps, rows, d] -> actions [rows, actions]."""
+
+    def __init__(self, d_model: int, actions: int) -> None:
+        super().__init__()
+        self.norm, self.linear = PTBN(d_model), _linear(d_model, actions, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Predict."""
+        normed = self.norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return torch.tanh(self.linear(normed.mean(0)))
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Return weight [actions, d] and bias [actions] of `tanh(weight mean_t(x) + bias)`, in double precision."""
+        gain, offset = (t.double() for t in self.norm.gain_and_offset())
+        weight = self.linear.weight.detach().double()
+        return weight * gain, weight @ offset + self.linear.bias.detach().double()
+
+
+def float_network(geometry: Geometry, inputs: int, actions: int, structure: Structure) -> Network:
+    """Return a network to train, drawn from torch's random generator.
+
+    `inputs` = observation + action + 1 and `actions` are the environment's own sizes, at most the geometry's.
+    """
+    d, h = geometry.d_model, geometry.d_mlp
+    blocks = [
+        Block(
+            kvq=Spiking(d, 3 * d, groups=3),
+            taps=Taps(geometry, structure),
+            proj=Residual(d, d),
+            fc1=Spiking(d, h),
+            fc2=Residual(h, d),
+        )
+        for _ in range(geometry.layers)
+    ]
+    return Network(geometry, Normed(inputs, d), blocks, Head(d, actions), THRESHOLD, structure.position)

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""Whole episodes of a decision transformer in Gymnasium environments, many side by side."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.artifact import ACTION_SCALE, Policy, quantise_token
+from model.data import DataError, Normaliser
+from model.geometry import Geometry
+from model.golden import GoldenNetwork
+from model.network import Network, Record
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Effort:
+    """What the decisions of some episodes cost.
+
+    active_rows : weight rows of inputs that spike in any SNN step, summed over `decisions`; a row is fetched once for
+    each of k, v and q and for each d_model outputs of fc1.
+    """
+
+    decisions: int = 0
+    active_rows: int = 0
+
+    def add(self, geometry: Geometry, active: dict[str, int]) -> None:
+        """Count one decision, given the inputs that spiked per linear, "layer0.key" and so on."""
+        self.decisions += 1
+        self.active_rows += sum(
+            rows * (geometry.mlp_ratio if name.endswith(".fc1") else 1) for name, rows in active.items()
+        )
+
+
+class StreamBrain:
+    """A network in evaluation mode, one stream for all episodes."""
+
+    def __init__(self, network: Network, effort: Effort | None = None) -> None:
+        self.network, self.effort = network.eval(), effort
+
+    def begin(self, batch: int) -> None:
+        """Start `batch` episodes."""
+        self.stream = self.network.stream(batch)
+
+    def decide(self, tokens: Floats, live: Sequence[int]) -> Floats:
+        """Return actions [batch, actions] for normalised tokens [batch, inputs]; episodes not in `live` are over."""
+        record = None if self.effort is None else Record()
+        actions = self.stream.decide(self.network.prepare(torch.from_numpy(tokens)), record)
+        if self.effort is not None and record is not None:
+            fired = {name: spikes.amax(0).sum(1).int().tolist() for name, spikes in record.spikes.items()}
+            for row in live:
+                self.effort.add(self.network.geometry, {k: fired[v][row] for k, v in self._inputs().items()})
+        return actions.double().numpy()
+
+    def _inputs(self) -> dict[str, str]:
+        sources = {"key": "entry", "value": "entry", "query": "entry", "proj": "window", "fc1": "mlp", "fc2": "fc1"}
+        layers = range(self.network.geometry.layers)
+        return {f"layer{n}.{name}": f"layer{n}.{source}" for n in layers for name, source in sources.items()}
+
+
+class RecomputeBrain:
+    """A network that cannot stream: every decision recomputes a window of the last `length` tokens."""
+
+    def __init__(self, network: Network, length: int) -> None:
+        self.network, self.length = network.eval(), length
+
+    def begin(self, batch: int) -> None:
+        """Start `batch` episodes."""
+        self.tokens: list[torch.Tensor] = []
+
+    @torch.no_grad()
+    def decide(self, tokens: Floats, live: Sequence[int]) -> Floats:
+        """Return actions [batch, actions] for normalised tokens [batch, inputs]."""
+        self.tokens = [*self.tokens, self.network.prepare(torch.from_numpy(tokens))][-self.length :]
+        return self.network(torch.stack(self.tokens, 1))[:, -1].double().numpy()
+
+
+class GoldenBrain:
+    """An artifact on the golden network."""
+
+    def __init__(self, policy: Policy, effort: Effort | None = None) -> None:
+        self.policy, self.effort = policy, effort
+
+    def begin(self, batch: int) -> None:
+        """Start `batch` episodes."""
+        self.networks = [GoldenNetwork(self.policy) for _ in range(batch)]
+
+    def decide(self, tokens: Floats, live: Sequence[int]) -> Floats:
+        """Return actions [batch, actions] for normalised tokens [batch, inputs]; episodes not in `live` are over."""
+        actions = np.zeros((len(tokens), self.policy.action_size))
+        for row in live:
+            trace = self.networks[row].decide(quantise_token(self.policy, tokens[row]))
+            actions[row] = trace.action / ACTION_SCALE
+            if self.effort is not None:
+                self.effort.add(self.policy.geometry, trace.active_rows)
+        return actions
+
+
+Brain = StreamBrain | RecomputeBrain | GoldenBrain
+
+
+@dataclass
+class Episode:
+    """One episode: observations (one more than the rest), actions as executed, rewards, (terminated, truncated)."""
+
+    observations: list[Any]
+    actions: list[Any] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    ends: list[tuple[bool, bool]] = field(default_factory=list)
+
+
+def make(environment: str) -> Any:
+    """Make a Gymnasium environment. Raises `DataError` where it cannot be made."""
+    import gymnasium
+
+    try:
+        return gymnasium.make(environment)
+    except gymnasium.error.Error as error:
+        raise DataError(f"the environment {environment} cannot be made: {error}") from None
+
+
+def run(
+    brain: Brain,
+    environment: str,
+    normaliser: Normaliser,
+    target_return: float,
+    seeds: Sequence[int],
+    disturb: Callable[[Floats], Floats] = lambda action: action,
+) -> list[Episode]:
+    """Run one episode per reset seed. `disturb` changes an action [actions] before it is clipped to -1..1."""
+    environments = [make(environment) for _ in seeds]
+    space = environments[0].action_space
+    if environments[0].observation_space.shape != normaliser.mean.shape:
+        raise DataError(
+            f"{environment} observes {environments[0].observation_space.shape}, the policy {normaliser.mean.shape}"
+        )
+    middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
+    episodes = [Episode([env.reset(seed=s)[0]]) for env, s in zip(environments, seeds, strict=True)]
+    previous, to_go = np.zeros((len(seeds), *space.shape)), np.full(len(seeds), float(target_return))
+    brain.begin(len(seeds))
+    live = list(range(len(seeds)))
+    while live:
+        observations = np.array([episode.observations[-1] for episode in episodes], np.float64)
+        actions = brain.decide(normaliser.token(observations, previous, to_go), live)
+        for row in list(live):
+            previous[row] = np.clip(disturb(actions[row]), -1.0, 1.0)
+            executed = (middle + half * previous[row]).astype(space.dtype)
+            observation, reward, terminated, truncated, _ = environments[row].step(executed)
+            to_go[row] -= float(reward)
+            episode = episodes[row]
+            episode.observations.append(observation)
+            episode.actions.append(executed)
+            episode.rewards.append(float(reward))
+            episode.ends.append((bool(terminated), bool(truncated)))
+            if terminated or truncated:
+                live.remove(row)
+    for env in environments:
+        env.close()
+    return episodes

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""Train a spike-driven decision transformer: a float phase, then a quantisation-aware phase.
+
+Writes config.json, log.csv, checkpoint.pt (to resume), float.pt and quant.pt (results) and firing.json into the run's
+folder.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import math
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from model import data
+from model.checkpoint import Checkpoint, CheckpointError, build, input_scale
+from model.config import PRESETS, ConfigError, TrainConfig, find
+from model.data import DataError, Episodes, Normaliser, Windows
+from model.fold import quantise
+from model.network import Network, Record
+from model.norm import mixing, set_mixing
+
+PHASES = ("float", "quant")
+VALIDATION_WINDOWS = 256
+LOG_EVERY = 100
+
+
+def rate(peak: float, warmup: float, step: int, steps: int) -> float:
+    """Return the learning rate of update `step` of `steps`: a linear rise, then half a cosine down to 0."""
+    rise = max(1, int(warmup * steps))
+    if step < rise:
+        return peak * (step + 1) / rise
+    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+class Trainer:
+    """One run in one folder.
+
+    Raises `CheckpointError` where the folder holds a run that this one cannot continue.
+    """
+
+    def __init__(
+        self, config: TrainConfig, episodes: Episodes, out: Path, resume: bool, save_every: int, command: str
+    ) -> None:
+        self.config, self.out, self.save_every = config, out, save_every
+        observations, self.actions = episodes.observations.shape[1], episodes.actions.shape[1]
+        self.inputs, g = observations + self.actions + 1, config.geometry
+        if observations > g.observation_size or self.actions > g.action_size:
+            raise ConfigError(
+                f"{episodes.environment} has {observations} observations and {self.actions} actions, more than the "
+                f"geometry's {g.observation_size} and {g.action_size}"
+            )
+        self.normaliser = Normaliser.of(episodes, config.return_scale)
+        chosen, held = data.split(episodes, config.held_out, config.seed)
+        self.windows = data.windows(episodes, chosen, self.normaliser)
+        self.validation = data.windows(episodes, held, self.normaliser) if len(held) else None
+        self.facts: dict[str, Any] = {
+            "environment": episodes.environment,
+            "dataset": episodes.dataset,
+            "dataset_digest": episodes.digest,
+            "dataset_mean_return": float(episodes.returns.mean()),
+            "actions": self.actions,
+            "command": command,
+            "versions": versions(),
+        }
+        self.rng = np.random.default_rng(config.seed)
+        torch.manual_seed(config.seed)
+        self.phase, self.step = "float", 0
+        self._enter(build(config, self.inputs, self.actions, quantised=False))
+        path = out / "checkpoint.pt"
+        if path.exists() and not resume:
+            raise CheckpointError(f"{out} already holds a run; continue it with --resume or choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        if resume and path.exists():
+            self._restore(Checkpoint.load(path))
+        (out / "config.json").write_text(config.to_json() + "\n")
+
+    def _enter(self, network: Network) -> None:
+        self.network = network.train()
+        self.optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=self.config.weight_decay)
+
+    def _restore(self, saved: Checkpoint) -> None:
+        if saved.config != self.config:
+            differing = [
+                f.name
+                for f in dataclasses.fields(TrainConfig)
+                if getattr(saved.config, f.name) != getattr(self.config, f.name)
+            ]
+            raise CheckpointError(f"the checkpoint in {self.out} is of another configuration ({', '.join(differing)})")
+        if saved.facts["dataset_digest"] != self.facts["dataset_digest"]:
+            raise CheckpointError(
+                f"the checkpoint in {self.out} was trained on other data than {self.facts['dataset']}"
+            )
+        self._enter(saved.network)
+        self.optimiser.load_state_dict(saved.progress["optimiser"])
+        self.phase, self.step = saved.progress["phase"], saved.progress["step"]
+        self.rng.bit_generator.state = json.loads(saved.progress["windows"])
+        torch.set_rng_state(saved.progress["torch"])
+        self.facts["command"] = saved.facts["command"]
+
+    def save(self) -> None:
+        """Write checkpoint.pt."""
+        progress = {
+            "phase": self.phase,
+            "step": self.step,
+            "optimiser": self.optimiser.state_dict(),
+            "windows": json.dumps(self.rng.bit_generator.state),
+            "torch": torch.get_rng_state(),
+        }
+        Checkpoint(self.config, self.network, self.normaliser, self.facts, progress).save(self.out / "checkpoint.pt")
+
+    def run(self, progress: bool = True) -> None:
+        """Train what is left to train. On Ctrl-C the state is saved and the interrupt passed on."""
+        try:
+            while True:
+                steps, peak = self._plan()
+                with tqdm(total=steps, initial=self.step, desc=self.phase, disable=not progress, mininterval=5) as bar:
+                    while self.step < steps:
+                        loss = self._update(rate(peak, self.config.warmup, self.step, steps))
+                        self.step += 1
+                        bar.update()
+                        if self.step % LOG_EVERY == 0 or self.step == steps:
+                            bar.set_postfix(loss=f"{loss:.4f}")
+                            self._log(loss)
+                        if self.step % self.save_every == 0:
+                            self.save()
+                self._finish()
+                if self.phase == "quant" or self.config.quant_steps == 0:
+                    break
+                scale = input_scale(self.config, self.inputs, self.actions)
+                self._enter(quantise(self.network, scale, self.config.fraction_bits))
+                self.phase, self.step = "quant", 0
+        finally:
+            self.save()
+
+    def _plan(self) -> tuple[int, float]:
+        c = self.config
+        return (c.steps, c.rate) if self.phase == "float" else (c.quant_steps, c.quant_rate)
+
+    def _update(self, learning_rate: float) -> float:
+        c = self.config
+        if self.phase == "float":
+            set_mixing(self.network, mixing(c.norm_schedule, self.step, int(c.norm_share * c.steps)))
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        loss = _loss(self.network, *_sample(self.windows, c.batch, c.length, self.rng))
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
+        self.optimiser.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def _validate(self, record: Record | None = None) -> float:
+        if self.validation is None:
+            return math.nan
+        self.network.eval()
+        # the same windows each time, and none of the run's own random numbers
+        batch = _sample(self.validation, VALIDATION_WINDOWS, self.config.length, np.random.default_rng(0))
+        loss = _loss(self.network, *batch, record).item()
+        self.network.train()
+        return loss
+
+    def _log(self, loss: float) -> None:
+        path = self.out / "log.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(["phase", "step", "loss", "validation_loss"])
+            writer.writerow([self.phase, self.step, f"{loss:.6f}", f"{self._validate():.6f}"])
+
+    def _finish(self) -> None:
+        """Write the phase's result and its firing rates."""
+        Checkpoint(self.config, self.network, self.normaliser, self.facts, {}).save(self.out / f"{self.phase}.pt")
+        record = Record()
+        self._validate(record)
+        path = self.out / "firing.json"
+        rates = json.loads(path.read_text()) if path.exists() else {}
+        rates[self.phase] = firing_rates(record)
+        path.write_text(json.dumps(rates, indent=2) + "\n")
+
+
+def _sample(source: Windows, batch: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, actions, real = source.sample(batch, length, rng)
+    return torch.from_numpy(tokens), torch.from_numpy(actions), torch.from_numpy(real)
+
+
+def _loss(network: Network, tokens: Tensor, actions: Tensor, real: Tensor, record: Record | None = None) -> Tensor:
+    """Mean squared error over the real tokens and the action's components."""
+    error = network(network.prepare(tokens), real, record) - actions
+    return (error * error * real[..., None]).sum() / (real.sum() * actions.shape[-1])
+
+
+def firing_rates(record: Record) -> dict[str, dict[str, float]]:
+    """Return per neuron layer the mean rate, and the fraction of neurons that fire in any of a token's SNN steps."""
+    return {
+        name: {"mean": spikes.mean().item(), "any": spikes.amax(0).mean().item()}
+        for name, spikes in record.spikes.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions a result depends on."""
+    return {name: version(name) for name in ("torch", "numpy", "gymnasium", "mujoco", "minari")}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", required=True, help="Minari id, local or remote, e.g. hopper/medium-v0")
+    parser.add_argument("--config", default="hopper", help=f"preset ({', '.join(PRESETS)}) or JSON file")
+    parser.add_argument("--out", type=Path, help="folder of the run (default runs/CONFIG)")
+    parser.add_argument("--seed", type=int, help="replaces the configuration's seed")
+    parser.add_argument("--steps", type=int, help="replaces the configuration's float updates")
+    parser.add_argument("--quant-steps", type=int, help="replaces the configuration's quantisation-aware updates")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the folder, if there is one")
+    parser.add_argument("--save-every", type=int, default=250, help="updates between checkpoints (default 250)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1; more collapse under load)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    # lets oneDNN multiply: spikes and integers stay exact in it, and it is twice as fast on many CPUs
+    torch.set_float32_matmul_precision("medium")
+    command = shlex.join(["python", "-m", "model.train", *(sys.argv[1:] if arguments is None else arguments)])
+    try:
+        replaced = {"seed": options.seed, "steps": options.steps, "quant_steps": options.quant_steps}
+        config = dataclasses.replace(
+            find(options.config), **{name: value for name, value in replaced.items() if value is not None}
+        )
+        out = options.out or Path("runs") / Path(options.config).stem
+        trainer = Trainer(config, data.load(options.dataset), out, options.resume, options.save_every, command)
+        trainer.run(progress=os.environ.get("TERM") != "dumb")
+    except (ConfigError, CheckpointError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print(f"stopped; continue with --resume (everything is in {out})", file=sys.stderr)  # noqa: T201
+        return 130
+    print(f"done: {out / 'float.pt'}" + (f", {out / 'quant.pt'}" if config.quant_steps else ""))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
