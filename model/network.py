@@ -128,7 +128,7 @@ class Network(nn.Module):
                 if membrane is not None:
                     record.membranes.append(membrane.detach())
 
-        x = self.embed(tokens).expand(self.geometry.steps, -1, -1)
+        x = self.embed(tokens.to(self.entry.dtype)).expand(self.geometry.steps, -1, -1)
         note(x)
         for layer, (block, window) in enumerate(zip(self.blocks, windows, strict=True)):  # noqa: B007 (read by note)
             x = block(x, self.entry, window, note)
@@ -160,7 +160,7 @@ class Stream:
             return window
 
         windows = [at(layer) for layer in range(len(self.history))]
-        return self.network._run(tokens.to(self.history[0].dtype), windows, record)
+        return self.network._run(tokens, windows, record)
 
 
 def _unpack(x: Tensor, rows: Tensor | None, count: int) -> Tensor:

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: MIT
+"""The float network: streaming against windows, padding, and its options."""
+
+import pytest
+import torch
+
+from model.fold import from_policy
+from model.geometry import TINY
+from model.layers import Structure, float_network
+from model.network import Network, Record
+from model.norm import PTBN, set_mixing
+from model.random_policy import random_policy, random_tokens
+from model.window import relative_sum
+
+RELATIVE = [Structure(taps=taps) for taps in ("channel", "head", "shared", "or")]
+
+
+torch.set_num_threads(1)
+
+
+def lively(structure: Structure | None = None) -> Network:
+    """Return a float network whose neurons fire, in evaluation mode."""
+    torch.manual_seed(0)
+    network = float_network(TINY, 15, 3, structure or Structure())
+    for module in network.modules():
+        if isinstance(module, PTBN):
+            module.bias.data.uniform_(0.0, 0.5)
+            module.weight.data.fill_(0.8)
+    for _ in range(40):
+        network(torch.randn(32, 12, 15))
+    return network.eval()
+
+
+@pytest.mark.parametrize("structure", RELATIVE, ids=lambda s: s.taps)
+def test_streaming_equals_the_whole_window(structure: Structure) -> None:
+    network = lively(structure)
+    tokens = torch.randn(3, 20, 15)
+    whole = Record()
+    expected = network(tokens, record=whole)
+    stream = network.stream(batch=3)
+    for n in range(20):
+        record = Record()
+        action = stream.decide(tokens[:, n], record)
+        torch.testing.assert_close(action, expected[:, n])
+        for name, spikes in whole.spikes.items():
+            assert torch.equal(record.spikes[name], spikes.unflatten(1, (3, 20))[:, :, n]), name
+    rates = [spikes.mean().item() for spikes in whole.spikes.values()]
+    assert min(rates) > 0.001
+    assert max(rates) < 0.9
+
+
+def test_recomputing_the_context_equals_streaming_and_less_does_not() -> None:
+    differing = {TINY.context: 0, TINY.context - 1: 0}
+    for seed in range(4):
+        policy = random_policy(TINY, seed)
+        network = from_policy(policy)
+        tokens = torch.from_numpy(random_tokens(policy, 400, seed))
+        stream = network.stream()
+        streamed = torch.cat([stream.decide(token[None]) for token in tokens])
+        for length in differing:
+            windows = torch.stack([tokens[n - length + 1 : n + 1] for n in range(TINY.context, 400)])
+            recomputed = network(windows)[:, -1]
+            differing[length] += int((recomputed != streamed[TINY.context :]).any(1).sum())
+    assert differing[TINY.context] == 0
+    assert differing[TINY.context - 1] > 0
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+@pytest.mark.parametrize("theta", [0.0, 0.5])
+def test_what_stands_in_the_padding_changes_nothing(training: bool, theta: float) -> None:
+    real = torch.ones(6, 12, dtype=torch.bool)
+    real[0, :5], real[3, :11] = False, False
+    tokens = torch.randn(6, 12, 15)
+    results = []
+    for filling in (0.0, 1e6, float("nan")):
+        network = lively()
+        network.train(training)
+        set_mixing(network, theta)
+        padded = torch.where(real[..., None], tokens, torch.tensor(filling))
+        actions = network(padded, real)
+        gradients = torch.autograd.grad(actions[real].sum(), [p for p in network.parameters() if p.requires_grad])
+        statistics = [b for m in network.modules() if isinstance(m, PTBN) for b in (m.running_mean, m.running_var)]
+        results.append([actions, *gradients, *statistics])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert torch.equal(a, b)
+    assert (results[0][0][~real] == 0).all()
+
+
+def test_padded_windows_equal_the_short_ones_they_hold() -> None:
+    network = lively()
+    tokens = torch.randn(1, 12, 15)
+    real = torch.arange(12)[None] >= 5
+    torch.testing.assert_close(network(tokens, real)[:, 5:], network(tokens[:, 5:]))
+
+
+def test_statistics_are_those_of_the_real_tokens() -> None:
+    network = float_network(TINY, 15, 3, Structure())
+    real = torch.rand(8, 10) < 0.6
+    real[:, -1] = True
+    tokens = torch.randn(8, 10, 15) + 2
+    network(tokens, real)
+    linear = network.embed.linear(tokens[real]).detach()
+    torch.testing.assert_close(network.embed.norm.running_mean, 0.1 * linear.mean(0))
+    torch.testing.assert_close(network.embed.norm.running_var, 0.9 + 0.1 * linear.var(0))
+
+
+def test_no_token_sees_a_later_one() -> None:
+    network = lively()
+    tokens = torch.randn(2, 10, 15)
+    changed = tokens.clone()
+    changed[:, 6] += 3
+    before, after = network(tokens), network(changed)
+    assert torch.equal(before[:, :6], after[:, :6])
+    assert not torch.equal(before[:, 6:], after[:, 6:])
+
+
+def test_window_sum_and_its_gradient_are_those_of_its_definition() -> None:
+    torch.manual_seed(2)
+    kv = torch.randn(3, 2, 9, 5, dtype=torch.double, requires_grad=True)
+    taps = torch.randn(5, 4, dtype=torch.double, requires_grad=True)
+    plain = torch.zeros(3, 2, 9, 5, dtype=torch.double)
+    for n in range(9):
+        for d in range(min(4, n + 1)):
+            plain[:, :, n] += (taps[:, d] * kv[:, :, n - d]).detach()
+    torch.testing.assert_close(relative_sum(kv, taps).detach(), plain)
+    assert torch.autograd.gradcheck(relative_sum, (kv, taps))
+
+
+def test_or_gate_fires_where_any_token_in_the_window_matches() -> None:
+    network = lively(Structure(taps="or"))
+    record = Record()
+    network(torch.randn(4, 12, 15), record=record)
+    for layer in range(TINY.layers):
+        k, v, q, o = (record.spikes[f"layer{layer}.{n}"] for n in ("key", "value", "query", "window"))
+        kv = (k * v).unflatten(1, (4, 12))
+        seen = torch.stack([kv[:, :, max(0, n - 3) : n + 1].amax(2) for n in range(12)], 2).flatten(1, 2)
+        assert torch.equal(o, q * seen)
+        assert 0 < o.mean() < 0.9
+
+
+def test_absolute_positions_are_the_authors_matrix() -> None:
+    network = lively(Structure(position="absolute", taps="shared", positions=12))
+    weights = network.blocks[0].taps()
+    assert weights.shape == (12, 12)
+    # a token sees itself and the three before it
+    assert int((weights != 0).sum()) == 12 + 11 + 10 + 9
+    assert network(torch.randn(2, 12, 15)).std() > 0
+    with pytest.raises(ValueError, match="cannot stream"):
+        network.stream()
+    with pytest.raises(ValueError, match="13 tokens are more than the 12"):
+        network(torch.randn(2, 13, 15))
+
+
+def test_taps_below_the_threshold_learn_and_the_authors_ones_do_not() -> None:
+    gradients = []
+    for init in (None, 0.6):
+        network = lively()
+        for block in network.blocks:
+            block.taps.weight.data.fill_(1.0) if init is None else block.taps.weight.data.uniform_(0, init)
+        network(torch.randn(16, 12, 15)).square().sum().backward()
+        gradients.append(max(block.taps.weight.grad.abs().max().item() for block in network.blocks))
+    assert gradients[0] == 0
+    assert gradients[1] > 0
+
+
+def test_nonsensical_structures_are_refused() -> None:
+    with pytest.raises(ValueError, match="position must be one of"):
+        Structure(position="sideways")
+    with pytest.raises(ValueError, match="taps must be one of"):
+        Structure(taps="none")
+    with pytest.raises(ValueError, match="cannot be shared among 7 heads"):
+        float_network(TINY, 15, 3, Structure(taps="head", heads=7))
