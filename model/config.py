@@ -95,7 +95,7 @@ class TrainConfig:
 
     @classmethod
     def from_json(cls, text: str) -> "TrainConfig":
-        """Read `to_json` text; fields left out keep their defaults, `geometry` may name a preset. Raises `ConfigError`."""
+        """Read `to_json` text; missing fields keep defaults, `geometry` may name a preset. Raises `ConfigError`."""
         try:
             choices: Any = json.loads(text)
         except json.JSONDecodeError as error:

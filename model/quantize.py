@@ -141,9 +141,9 @@ class QuantResidual(_Quantised):
 
 
 class QuantHead(_Quantised):
-    """`table[clip(floor((W sum_t x[t] + bias) / 2**shift) + entries/2)]`.
+    """`table[clip(floor((W sum_t x[t] + bias) / 2**shift) + entries/2)]`: membranes [steps, rows, in] -> [rows, out].
 
-    Membranes [steps, rows, in] -> actions [rows, out]. In double precision: its sums outgrow the 24 bits of a float. Its `unit` is table indices times 2**shift per real
+    In double precision: its sums outgrow the 24 bits of a float. Its `unit` is table indices times 2**shift per real
     unit of the tanh's argument; an index is worth `span / entries` of that argument. The gradient is tanh's.
     """
 

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""A whole small training: data set, two phases, resume, export, evaluation; and the sentences when it cannot be."""
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model import collect, data, evaluate, export, train
+from model.artifact import Policy
+from model.checkpoint import Checkpoint, CheckpointError
+from model.config import ConfigError, TrainConfig, find
+from model.export import ExportError, prove, reach
+from model.fold import from_policy
+from model.geometry import TINY, Geometry
+from model.layers import Structure
+from model.random_policy import random_policy
+from model.train import Trainer, rate
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
+
+CONFIG = TrainConfig(
+    geometry=TINY, length=8, batch=16, steps=120, quant_steps=60, return_scale=5.0, target_return=3.0, held_out=0.2
+)
+ARGUMENTS = ["--dataset", "test/swing-v0"]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a Minari data set whose actions follow from its observations."""
+    root = tmp_path_factory.mktemp("library")
+    rng = np.random.default_rng(0)
+    lengths = np.array([40, 25, 60, 3, 30, 45])
+    observations = rng.normal(size=(lengths.sum(), 3)).astype(np.float32)
+    ends = np.zeros(len(observations), bool)
+    ends[np.cumsum(lengths) - 1] = True
+    np.savez(
+        root / "swing.npz",
+        observations=observations,
+        actions=2 * np.tanh(2 * observations[:, :1] - observations[:, 1:2]),
+        rewards=observations[:, 2],
+        terminals=np.zeros_like(ends),
+        timeouts=ends,
+        ep_len=lengths,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root))
+        collect.import_npz(root / "swing.npz", "test/swing-v0", "Pendulum-v1")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _at_library(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(library))
+
+
+@pytest.fixture(scope="module")
+def trained(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one finished run, made by the command."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "small.json").write_text(CONFIG.to_json())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(library))
+        patch.setenv("TERM", "dumb")
+        assert train.main([*ARGUMENTS, "--config", str(folder / "small.json"), "--out", str(folder / "run")]) == 0
+    return folder / "run"
+
+
+def trainer(out: Path, resume: bool = False, config: TrainConfig = CONFIG) -> Trainer:
+    return Trainer(config, data.load("test/swing-v0"), out, resume, save_every=1000, command="test")
+
+
+def test_the_loss_falls_in_both_phases(trained: Path) -> None:
+    with (trained / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    last = {phase: [float(r["validation_loss"]) for r in rows if r["phase"] == phase][-1] for phase in train.PHASES}
+    source = data.load("test/swing-v0")
+    spread = float(source.actions.var())
+    assert last["float"] < 0.5 * spread
+    assert last["quant"] < 0.6 * spread
+    rates = json.loads((trained / "firing.json").read_text())
+    for phase in train.PHASES:
+        assert rates[phase]["layer0.entry"]["any"] >= rates[phase]["layer0.entry"]["mean"] > 0
+    assert TrainConfig.from_json((trained / "config.json").read_text()) == CONFIG
+
+
+@pytest.mark.parametrize("stop", [(train.PHASES[0], 50), (train.PHASES[1], 20)], ids=["float", "quant"])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    tmp_path: Path, trained: Path, stop: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Trainer._update
+
+    def interrupted(self: Trainer, learning_rate: float) -> float:
+        if (self.phase, self.step) == stop:
+            raise KeyboardInterrupt
+        return update(self, learning_rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(tmp_path / "run").run(progress=False)
+    resumed = trainer(tmp_path / "run", resume=True)
+    assert (resumed.phase, resumed.step) == stop
+    resumed.run(progress=False)
+    expected = Checkpoint.load(trained / "quant.pt").network.state_dict()
+    for name, tensor in Checkpoint.load(tmp_path / "run" / "quant.pt").network.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_another_seed_gives_another_network(tmp_path: Path, trained: Path) -> None:
+    short = dataclasses.replace(CONFIG, steps=1, quant_steps=0, seed=1)
+    trainer(tmp_path / "run", config=short).run(progress=False)
+    networks = [Checkpoint.load(folder / "float.pt").network for folder in (trained, tmp_path / "run")]
+    assert not torch.equal(networks[0].embed.linear.weight, networks[1].embed.linear.weight)
+    assert not (tmp_path / "run" / "quant.pt").exists()
+
+
+def test_absolute_positions_train_too(tmp_path: Path) -> None:
+    structure = Structure(position="absolute", taps="shared", positions=8)
+    config = dataclasses.replace(CONFIG, steps=3, quant_steps=0, structure=structure)
+    trainer(tmp_path / "run", config=config).run(progress=False)
+    result = evaluate.evaluate(tmp_path / "run" / "float.pt", episodes=1, seed=0, target_return=None)
+    assert result["mean_length"] == 200
+
+
+def test_export_deploys_exactly_the_evaluated_network(trained: Path, tmp_path: Path) -> None:
+    out, arguments = tmp_path / "policy.safetensors", ["--episodes", "2", "--seed", "5"]
+    for kind in ("float", "quant"):
+        assert evaluate.main([str(trained / f"{kind}.pt"), *arguments, "--json", str(tmp_path / f"{kind}.json")]) == 0
+    scores = [str(tmp_path / "float.json"), str(tmp_path / "quant.json")]
+    assert export.main([str(trained / "quant.pt"), "--out", str(out), "--scores", *scores]) == 0
+    assert evaluate.main([str(out), *arguments, "--json", str(tmp_path / "golden.json")]) == 0
+    quant, golden = (json.loads((tmp_path / f"{kind}.json").read_text()) for kind in ("quant", "golden"))
+    assert quant["returns"] == golden["returns"]
+    assert quant["active_rows_per_decision"] == golden["active_rows_per_decision"]
+    assert 0 < golden["active_rows_per_decision"] < golden["dense_rows_per_decision"]
+    policy = Policy.load(out)
+    assert policy.environment == "Pendulum-v1"
+    assert policy.target_return == 3.0
+    assert [score["kind"] for score in policy.provenance["scores"]] == ["float", "quantised"]
+    assert policy.provenance["scores"][1]["mean_return"] == quant["mean_return"]
+    assert policy.provenance["dataset_digest"] == data.load("test/swing-v0").digest
+    assert policy.provenance["command"].startswith("python -m model.train --dataset test/swing-v0")
+    assert policy.provenance["config"] == json.loads(CONFIG.to_json())
+    assert from_policy(policy).quantised
+
+
+def test_collecting_with_a_policy_makes_a_data_set(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    policy, _ = export.export(trained / "quant.pt")
+    policy.save(tmp_path / "policy.safetensors")
+    arguments = ["policy", str(tmp_path / "policy.safetensors"), "--episodes", "2", "--noise", "0.1"]
+    assert collect.main([*arguments, "--dataset", "test/own-v0"]) == 0
+    collected = data.load("test/own-v0")
+    assert collected.lengths.tolist() == [200, 200]
+    assert collected.actions.std() > 0
+    assert collect.main([*arguments, "--dataset", "test/again-v0"]) == 0
+    assert data.load("test/again-v0").digest == collected.digest
+    assert collect.main([*arguments, "--dataset", "test/own-v0"]) == 2
+
+
+def test_rate_rises_then_falls() -> None:
+    rates = [rate(1.0, 0.1, step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[-1] < 0.01
+
+
+def test_a_run_refuses_what_it_cannot_continue(trained: Path) -> None:
+    with pytest.raises(CheckpointError, match="already holds a run; continue it with --resume"):
+        trainer(trained)
+    with pytest.raises(CheckpointError, match=r"of another configuration \(batch, rate\)"):
+        trainer(trained, resume=True, config=dataclasses.replace(CONFIG, batch=8, rate=0.1))
+    small = Geometry(observation_size=2, action_size=1, d_model=16, layers=2, window=4, group=8)
+    with pytest.raises(ConfigError, match="Pendulum-v1 has 3 observations"):
+        trainer(trained.parent / "other", config=dataclasses.replace(CONFIG, geometry=small))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config", "nonsense"], "'nonsense' is neither a preset (hopper, tiny) nor a JSON file"),
+        (["--config", "tiny", "--steps", "0"], "steps must be positive, not 0"),
+    ],
+    ids=["preset", "steps"],
+)
+def test_commands_say_what_is_wrong(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main([*ARGUMENTS, *arguments]) == 2
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_missing_and_broken_files_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken.pt").write_bytes(b"not a checkpoint")
+    for name, part in (("none.pt", "there is no checkpoint"), ("broken.pt", "is no usable checkpoint")):
+        assert evaluate.main([str(tmp_path / name)]) == 2
+        assert export.main([str(tmp_path / name), "--out", str(tmp_path / "x.safetensors")]) == 2
+        assert capsys.readouterr().err.count(part) == 2
+
+
+def test_the_float_network_and_foreign_scores_are_not_exported(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="float network; export the quantised one"):
+        export.export(trained / "float.pt")
+    foreign = dict.fromkeys(export.SCORE_FIELDS, 0) | {"kind": "quantised", "digest": "0"}
+    (tmp_path / "foreign.json").write_text(json.dumps(foreign))
+    with pytest.raises(ExportError, match="scores another quantised network"):
+        export.export(trained / "quant.pt", [tmp_path / "foreign.json"])
+
+
+@pytest.mark.parametrize("text", ['{"batch": 3}', '{"geometry": "TINY", "bach": 3}', "{", '{"geometry": "HUGE"}'])
+def test_nonsensical_configurations_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError):
+        TrainConfig.from_json(text)
+
+
+def test_configurations_survive_json_and_windows_cover_the_context() -> None:
+    assert TrainConfig.from_json(find("hopper").to_json()) == find("hopper")
+    with pytest.raises(ConfigError, match="length 6 is below the geometry's context of 7 tokens"):
+        dataclasses.replace(CONFIG, length=6)
+    with pytest.raises(ConfigError, match="absolute positions have no integer form"):
+        dataclasses.replace(CONFIG, structure=Structure(position="absolute", taps="shared"))
+
+
+def test_reach_bounds_every_sum() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.integers(-8, 8, (5, 30))
+    least, most = reach(weight, -3, 2)
+    for _ in range(300):
+        sums = np.cumsum(weight * rng.integers(-3, 3, 30), axis=1)
+        assert (sums >= least[:, None]).all()
+        assert (sums <= most[:, None]).all()
+    extreme = (weight * np.where(weight > 0, 2, -3)).sum(1)
+    assert np.array_equal(extreme, most)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"), [("head.bias", 1 << 40, "head"), ("layer1.fc1.bias", 1 << 20, "layer1.fc1")]
+)
+def test_what_overflows_is_named(name: str, value: int, part: str) -> None:
+    tensors = {key: tensor.astype(np.int64) for key, tensor in random_policy(TINY, 0).tensors.items()}
+    needed = prove(TINY, tensors)
+    assert 0 < needed["accumulator"] <= TINY.accumulator_bits
+    tensors[name] = tensors[name] + value
+    with pytest.raises(ExportError, match=f"^{part}: its .* can reach .* bits; there are"):
+        prove(TINY, tensors)
