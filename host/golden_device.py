@@ -88,7 +88,9 @@ class GoldenBus(Bus):
             self._write_register(address + 4 * index, int(word))
         if in_page < len(words):
             section, start, present = self._locate(address + 4 * in_page, len(words) - in_page)
-            if section is not None and section.writable:
+            if section is not None and not section.writable:
+                self._flag("BAD_ADDRESS")
+            elif section is not None:
                 place = np.arange(start, start + present)
                 masks = self._masks[section.name][place % section.stride]
                 self._memory[section.name][place] = words[in_page : in_page + present] & masks
@@ -167,14 +169,14 @@ class GoldenBus(Bus):
             self._new_episode()
         g, inputs = self.geometry, self._stored["INPUT_COUNT"][0]
         token = np.array(self._stored["INPUT"], "<u4").view(np.int8)[:inputs].astype(np.int64)
-        stride = self._sections["ring"].stride
+        ring_words = g.groups * self._sections["ring"].stride  # of one token in one layer
         for _ in range(1 + self._stored["REPEAT"][0]):
             trace = self._network.decide(token)
             slot = self._tokens % g.window
             for layer in range(g.layers):
-                place = (layer * g.window + slot) * stride
-                spikes = self._network.ring(layer)[0].T.reshape(1, -1).astype(np.int64)
-                self._memory["ring"][place : place + stride] = pack_rows(spikes, 1, self._sections["ring"])
+                place = (layer * g.window + slot) * ring_words
+                spikes = self._network.ring(layer)[0].T.reshape(g.groups, -1).astype(np.int64)
+                self._memory["ring"][place : place + ring_words] = pack_rows(spikes, 1, self._sections["ring"])
             self._tokens += 1
             self._decisions += 1
         self._memory["residual"][:] = pack_rows(
@@ -212,19 +214,18 @@ class GoldenBus(Bus):
         stored["LAYER_ROWS"] = [0] * g.layers
         units = dict.fromkeys(ROW_UNITS, 0)
         for layer in range(g.layers):
-            for unit, rows in layer_rows(g, trace, layer, min(self._tokens, g.window)).items():
+            for unit, rows in layer_rows(g, trace, layer).items():
                 units[unit] += rows
                 stored["LAYER_ROWS"][layer] += rows
         for unit, rows in units.items():
             stored[f"ROWS_{unit}"] = [rows]
 
 
-def layer_rows(g: Geometry, trace: Trace, layer: int, tokens: int) -> dict[str, int]:
-    """Return the weight rows that a layer fetches in a decision, by unit; `tokens` of them are in the window."""
+def layer_rows(g: Geometry, trace: Trace, layer: int) -> dict[str, int]:
+    """Return the weight rows that a layer fetches in a decision, by unit."""
     rows = {part: trace.active_rows[f"layer{layer}.{part}"] for part in ("key", "proj", "fc1", "fc2")}
     return {
         "QKV": 3 * rows["key"],
-        "WINDOW": tokens,
         "PROJ": rows["proj"],
         "FC1": g.mlp_ratio * rows["fc1"],
         "FC2": rows["fc2"],

@@ -67,8 +67,8 @@ def _weight_blocks(g: Geometry) -> Iterator[tuple[str, int]]:
     """Yield (tensor name, rows it takes) in the order of the weight rows."""
     for layer in range(g.layers):
         for part in PASSES:
-            rows = {"window": g.window, "fc1": g.d_mlp, "fc2": g.d_mlp}.get(part, g.d_model)
-            yield f"layer{layer}.{part}.weight", rows
+            if part != "window":
+                yield f"layer{layer}.{part}.weight", g.d_mlp if part in ("fc1", "fc2") else g.d_model
 
 
 def pack(policy: Policy) -> PolicyImage:
@@ -86,6 +86,9 @@ def pack(policy: Policy) -> PolicyImage:
         else:
             blocks.append(weight.T)
     rows["weights"] = np.concatenate(blocks)
+
+    taps = np.stack([t[f"layer{layer}.window.weight"].T for layer in range(g.layers)])  # [layers, window, d_model]
+    rows["taps"] = taps.reshape(-1, g.group)
 
     bias = np.zeros((1 + g.layers * g.passes_per_layer, d), np.int64)
     second = np.zeros_like(bias)  # threshold or shift
@@ -123,6 +126,7 @@ def _field_bits(g: Geometry) -> dict[str, int]:
     """Return the width of the fields that a row of each writable section is made of."""
     return {
         "weights": g.weight_bits,
+        "taps": g.weight_bits,
         "channels": channel_bits(g),
         "embed": g.dense_weight_bits,
         "head": g.dense_weight_bits,
@@ -162,6 +166,10 @@ def unpack(g: Geometry, sections: Mapping[str, Words], registers: Mapping[str, i
             tensors[name] = block
         else:
             tensors[name] = block.T
+
+    taps = fields("taps").reshape(g.layers, g.window, d)
+    for layer in range(g.layers):
+        tensors[f"layer{layer}.window.weight"] = taps[layer].T
 
     channels = fields("channels", signed=False).reshape(-1, d)
     low = channels & ((1 << g.bias_bits) - 1)

@@ -86,12 +86,18 @@ class AxiLiteSlave(wiring.Component):
         # Take requests over
         aw_full, w_full, ar_full = Signal(), Signal(), Signal()
         write_address, read_address = Signal.like(access.address), Signal.like(access.address)
-        m.d.comb += [axi.awready.eq(~aw_full), axi.wready.eq(~w_full), axi.arready.eq(~ar_full)]
-        with m.If(axi.awvalid & ~aw_full):
+        awake = Signal()  # nothing is taken over while the reset lasts
+        m.d.sync += awake.eq(1)
+        m.d.comb += [
+            axi.awready.eq(awake & ~aw_full),
+            axi.wready.eq(awake & ~w_full),
+            axi.arready.eq(awake & ~ar_full),
+        ]
+        with m.If(axi.awvalid & axi.awready):
             m.d.sync += [aw_full.eq(1), write_address.eq(axi.awaddr[2:])]
-        with m.If(axi.wvalid & ~w_full):
+        with m.If(axi.wvalid & axi.wready):
             m.d.sync += [w_full.eq(1), access.write_data.eq(axi.wdata), access.whole.eq(axi.wstrb == 0xF)]
-        with m.If(axi.arvalid & ~ar_full):
+        with m.If(axi.arvalid & axi.arready):
             m.d.sync += [ar_full.eq(1), read_address.eq(axi.araddr[2:])]
 
         # Do one after the other

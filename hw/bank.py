@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The threshold/LIF bank: turns a group of sums into a group of spikes, every kind of pass through one set of neurons."""
+"""The threshold/LIF bank: turns a group of sums into a group of spikes, every pass through one set of neurons."""
 
 from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
@@ -16,14 +16,12 @@ from model.geometry import Geometry
 class NeuronBank(wiring.Component):
     """Add a channel's bias, or take its residual membrane, and run its neuron.
 
-    The batch norms are folded into bias and threshold (`channels` section); a spiking pass fires on sum + bias, a
-    window pass on the same gated by the query, embedding and shortcuts on the new residual membrane with the block's
-    entry threshold.
+    The batch norms are folded into bias and threshold (`channels` section); spiking passes and the
+    window fire on sum + bias, embedding and shortcuts on the new residual membrane with the block's entry threshold.
 
     Members
     -------
     i_valid, i_group, i_last, i_info, i : sums of a group, `ResidualStore.sum_bits` wide
-    query_group, query : the queries of a group, combinational
     residual_* : port of the residual store
     entry_threshold : threshold of neurons on a residual membrane
     channels, busy : policy loading
@@ -48,8 +46,6 @@ class NeuronBank(wiring.Component):
                 "i_last": In(1),
                 "i_info": In(info),
                 "i": In(membrane_layout(g, ResidualStore.sum_bits(g))),
-                "query_group": Out(range(g.groups)),
-                "query": In(spikes_layout(g, g.group)),
                 "residual_valid": Out(1),
                 "residual_group": Out(range(g.groups)),
                 "residual_last": Out(1),
@@ -106,7 +102,6 @@ class NeuronBank(wiring.Component):
         on_residual = Signal()
         m.d.comb += [
             on_residual.eq(embed | (kind == Kind.PROJ) | (kind == Kind.FC2)),
-            self.query_group.eq(side1.group),
             self.residual_valid.eq(valid1 & on_residual),
             self.residual_group.eq(side1.group),
             self.residual_last.eq(side1.last),
@@ -127,11 +122,8 @@ class NeuronBank(wiring.Component):
                 m.d.sync += thresholds[c].eq(Mux(on_residual, self.entry_threshold, parameters[c].level))
             for t in range(g.steps):
                 acc = sums[c][t][: g.accumulator_bits].as_signed()
-                silent = (kind == Kind.WINDOW) & ~self.query[c][t]
                 with m.If(valid1):
-                    m.d.sync += currents[c][t].eq(
-                        Mux(on_residual, self.residual[c][t], Mux(silent, 0, acc + parameters[c].bias))
-                    )
+                    m.d.sync += currents[c][t].eq(Mux(on_residual, self.residual[c][t], acc + parameters[c].bias))
         with m.If(valid1):
             m.d.sync += side2.eq(side1)
         m.d.comb += [

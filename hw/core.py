@@ -71,7 +71,7 @@ class DecisionCore(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(g)
         m.submodules.walker = walker = RowWalker(g, drain_cycles)
         m.submodules.lanes = lanes = LaneArray(g)
-        m.submodules.window = window = PssaWindow(g)
+        m.submodules.window = window = PssaWindow(g, NeuronBank.latency(g))
         m.submodules.bank = bank = NeuronBank(g)
         m.submodules.residual = residual = ResidualStore(g)
         m.submodules.embed = embed = Embedding(g)
@@ -92,6 +92,7 @@ class DecisionCore(wiring.Component):
             residual.clear.eq(begin),
             head.clear.eq(begin),
             counters.clear.eq(begin),
+            window.start.eq(begin),
             window.advance.eq(head.done),
             window.new_episode.eq(self.new_episode & ~self.busy),
             self.tokens.eq(window.tokens),
@@ -106,6 +107,7 @@ class DecisionCore(wiring.Component):
             (self.head_bias, head, head.load_bias),
             (self.table, head, head.load_table),
             (self.residual, residual, residual.probe),
+            (self.taps, window, window.load_taps),
             (self.ring, window, window.probe),
         ):
             wiring.connect(m, wiring.flipped(port), inner)
@@ -116,9 +118,8 @@ class DecisionCore(wiring.Component):
         m.d.comb += [
             lanes.fetch.eq(walker.fetch),
             lanes.fetch_valid.eq(walker.fetch_valid),
-            window.fetch.eq(walker.fetch),
-            lanes.taps.eq(window.taps),
-            sequencer.valid_taps.eq(window.valid_taps),
+            sequencer.window_ready.eq(window.ready),
+            window.drained.eq(lanes.o_valid & lanes.o_last & (lanes.o_info.kind == Kind.QUERY)),
         ]
         with m.If(embed.o_valid):
             m.d.comb += [
@@ -128,6 +129,15 @@ class DecisionCore(wiring.Component):
             ]
             for c in range(g.group):
                 m.d.comb += bank.i[c][0].eq(embed.o[c])
+        with m.Elif(window.o_valid):
+            m.d.comb += [
+                bank.i_group.eq(window.o_group),
+                bank.i_last.eq(window.o_last),
+                bank.i_info.eq(window.o_info),
+            ]
+            for c in range(g.group):
+                for t in range(g.steps):
+                    m.d.comb += bank.i[c][t].eq(window.o[c][t])
         with m.Else():
             m.d.comb += [
                 bank.i_group.eq(lanes.o_group),
@@ -138,10 +148,8 @@ class DecisionCore(wiring.Component):
                 for t in range(g.steps):
                     m.d.comb += bank.i[c][t].eq(lanes.o[c][t])
         m.d.comb += [
-            bank.i_valid.eq(embed.o_valid | lanes.o_valid),
+            bank.i_valid.eq(embed.o_valid | window.o_valid | lanes.o_valid),
             bank.entry_threshold.eq(self.entry_threshold),
-            window.query_group.eq(bank.query_group),
-            bank.query.eq(window.query),
             residual.i_valid.eq(bank.residual_valid),
             residual.i_group.eq(bank.residual_group),
             residual.i_embed.eq(bank.residual_embed),

@@ -56,6 +56,8 @@ class DecisionCounters(wiring.Component):
             m.d.comb += unit.eq(UNITS.index("EMBED"))
         with m.Elif(self.finishing):
             m.d.comb += unit.eq(UNITS.index("HEAD"))
+        with m.Elif(self.waiting & (self.kind == Kind.PROJ)):
+            m.d.comb += unit.eq(UNITS.index("WINDOW"))
         with m.Else():
             with m.Switch(self.kind):
                 for kind, name in UNIT_OF.items():

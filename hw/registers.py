@@ -44,7 +44,7 @@ class Register:
 UNITS = ("EMBED", "QKV", "WINDOW", "PROJ", "FC1", "FC2", "HEAD")
 """What a cycle of a decision is booked on: the work the front of the pipeline is busy with or waits for."""
 
-ROW_UNITS = ("QKV", "WINDOW", "PROJ", "FC1", "FC2")
+ROW_UNITS = ("QKV", "PROJ", "FC1", "FC2")
 """The units that fetch weight rows."""
 
 

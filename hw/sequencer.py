@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The sequencer: which pass comes next, and the spikes it walks over as soon as they are there."""
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,7 +24,7 @@ class Sequencer(wiring.Component):
     Members
     -------
     start : begin a decision
-    valid_taps : taps of the PSSA window that hold a token
+    window_ready : the window unit is ready for this layer's values
     i_valid, i_group, i_info, i : spikes from the neuron bank
     groups : stream to the row walker
     started : some group of this decision was passed on
@@ -39,7 +39,7 @@ class Sequencer(wiring.Component):
         super().__init__(
             {
                 "start": In(1),
-                "valid_taps": In(g.window),
+                "window_ready": In(1),
                 "i_valid": In(1),
                 "i_group": In(range(g.groups)),
                 "i_info": In(pass_layout(g)),
@@ -64,7 +64,6 @@ class Sequencer(wiring.Component):
         write, read = spikes.write_port(), spikes.read_port(domain="comb")
         entry_count = Signal(range(g.groups + 1))
         attention_count = Signal(range(g.groups + 1))
-        value_count = Signal(range(g.groups + 1))
         hidden_count = Signal(range(hidden_groups + 1))
         m.d.comb += write.data.eq(self.i)
         with m.If(self.i_valid):
@@ -81,13 +80,11 @@ class Sequencer(wiring.Component):
                         write.addr.eq(hidden_base + self.i_info.part * g.groups + self.i_group),
                     ]
                     m.d.sync += hidden_count.eq(hidden_count + 1)
-                with m.Case(Kind.VALUE):
-                    m.d.sync += value_count.eq(value_count + 1)
 
         # The pass in turn: what it reads, how much of it, whether the next group is there
         running = Signal()
         layer = Signal(range(g.layers))
-        step = Signal(range(g.passes_per_layer))
+        step = Signal(range(len(PASSES) + g.mlp_ratio))
         number = Signal(range(1 + g.layers * g.passes_per_layer))
         group = Signal(range(hidden_groups))
         row = Signal(range(g.weight_rows + 1))
@@ -95,17 +92,19 @@ class Sequencer(wiring.Component):
         available, last_group = Signal(), Signal()
         order = []
         for name in PASSES:
+            if name == "window":
+                continue
             repeat = g.mlp_ratio if name == "fc1" else 1
             order += [(Kind[name.upper()], index) for index in range(repeat)]
-        assert len(order) == g.passes_per_layer
+        assert len(order) == g.passes_per_layer - 1  # the window's runs beside the lane array
         with m.Switch(step):
             for index, (pass_kind, pass_part) in enumerate(order):
                 with m.Case(index):
                     m.d.comb += [kind.eq(pass_kind), part.eq(pass_part)]
         m.d.comb += last_group.eq(group == g.groups - 1)
         with m.Switch(kind):
-            with m.Case(Kind.WINDOW):
-                m.d.comb += [available.eq(value_count == g.groups), last_group.eq(1)]
+            with m.Case(Kind.VALUE):
+                m.d.comb += [available.eq(self.window_ready), read.addr.eq(group)]
             with m.Case(Kind.PROJ):
                 m.d.comb += [available.eq(group < attention_count), read.addr.eq(attention_base + group)]
             with m.Case(Kind.FC2):
@@ -127,26 +126,20 @@ class Sequencer(wiring.Component):
             payload.info.layer.eq(layer),
             payload.info.part.eq(part),
             payload.info.number.eq(number),
-            payload.info.final.eq((layer == g.layers - 1) & (step == g.passes_per_layer - 1)),
+            payload.info.final.eq((layer == g.layers - 1) & (step == len(order) - 1)),
             self.info.eq(payload.info),
         ]
-        with m.If(kind == Kind.WINDOW):
-            for c in range(g.group):
-                tap = self.valid_taps[c] if c < g.window else Const(0)
-                m.d.comb += payload.spikes[c].eq(tap.replicate(g.steps))
 
         with m.If(self.groups.valid & self.groups.ready):
             m.d.sync += [
                 self.started.eq(1),
                 group.eq(group + 1),
-                row.eq(row + Mux(kind == Kind.WINDOW, g.window, g.group)),
+                row.eq(row + g.group),
             ]
             # a pass that refills a region starts after the last reader of the old spikes was fed
             with m.If(group == 0):
                 with m.Switch(kind):
-                    with m.Case(Kind.VALUE):
-                        m.d.sync += value_count.eq(0)
-                    with m.Case(Kind.WINDOW):
+                    with m.Case(Kind.QUERY):
                         m.d.sync += attention_count.eq(0)
                     with m.Case(Kind.PROJ, Kind.FC2):
                         m.d.sync += entry_count.eq(0)
@@ -154,8 +147,9 @@ class Sequencer(wiring.Component):
                         with m.If(part == 0):
                             m.d.sync += hidden_count.eq(0)
             with m.If(last_group):
-                m.d.sync += [group.eq(0), step.eq(step + 1), number.eq(number + 1)]
-                with m.If(step == g.passes_per_layer - 1):
+                # the window's channel parameters lie between the queries' and the projection's
+                m.d.sync += [group.eq(0), step.eq(step + 1), number.eq(number + Mux(kind == Kind.QUERY, 2, 1))]
+                with m.If(step == len(order) - 1):
                     m.d.sync += [step.eq(0), layer.eq(layer + 1)]
                     with m.If(layer == g.layers - 1):
                         m.d.sync += [running.eq(0), self.exhausted.eq(1)]
@@ -171,7 +165,6 @@ class Sequencer(wiring.Component):
                 number.eq(1),
                 entry_count.eq(0),
                 attention_count.eq(0),
-                value_count.eq(0),
                 hidden_count.eq(0),
             ]
         return m

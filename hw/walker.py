@@ -12,7 +12,7 @@ from model.geometry import Geometry
 def group_layout(g: Geometry) -> data.StructLayout:
     """Return a group of a pass's inputs on its way to the walker.
 
-    spikes : the group's spikes (window pass: ones for the valid taps)
+    spikes : the group's spikes
     row : weight row of the group's first input
     last : the pass's last group
     info : the pass
@@ -30,12 +30,12 @@ def group_layout(g: Geometry) -> data.StructLayout:
 def fetch_layout(g: Geometry) -> data.StructLayout:
     """Return the row fetches of one cycle.
 
-    slots : per row port: `valid`, `row`, `spikes` of the row's input, `tap` (window pass: the input's number)
+    slots : per row port: `valid`, `row`, `spikes` of the row's input
     last : these are the pass's last rows
     info : the pass
     """
     slot = data.StructLayout(
-        {"valid": 1, "row": range(g.weight_rows), "spikes": g.steps, "tap": range(g.group)},
+        {"valid": 1, "row": range(g.weight_rows), "spikes": g.steps},
     )
     return data.StructLayout(
         {"slots": data.ArrayLayout(slot, g.rows_per_cycle), "last": 1, "info": pass_layout(g)},
@@ -118,7 +118,6 @@ class RowWalker(wiring.Component):
                 m.d.comb += [
                     slot.row.eq(Mux(in_tail, tail.row, head.row) + number),
                     slot.spikes.eq(chosen),
-                    slot.tap.eq(number),
                 ]
                 rest = after
             left_of_bank.append(rest)

@@ -1,57 +1,72 @@
 # SPDX-License-Identifier: MIT
-"""The PSSA window unit: the AND of keys and values, its ring of the last S tokens, and the queries that gate it."""
+"""The PSSA window unit: AND of keys and values, their ring of S tokens, tap accumulators, and the queries' gate."""
 
 from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.memory import load_port
-from hw.memory_map import memory_map
-from hw.passes import Kind, pass_layout, spikes_layout
-from hw.walker import fetch_layout
+from hw.memory import PolicyMemory, load_port
+from hw.memory_map import PASSES, memory_map
+from hw.passes import Kind, membrane_layout, pass_layout, spikes_layout
 from model.geometry import Geometry
 
 
 class PssaWindow(wiring.Component):
-    """Keep `k AND v` of the last S tokens per layer; serve them as taps, newest first (paper: PSSA, Eq. for Y).
+    """Compute `q AND sum_d P[d] (k AND v)[n-d]` per channel and step (paper: PSSA, relative positions).
 
-    Keys wait for their values group by group; the AND of both goes to the token's slot of the layer's ring. Queries
-    wait for the drain of the window pass.
+    The taps of the S-1 older tokens do not depend on this decision, so they are accumulated ahead, while the lane
+    array computes keys; the newest token's tap is added as its values arrive, and the sums leave gated by the
+    queries. One set of `group` x T adders does both.
+
+    Parameters
+    ----------
+    geometry : Geometry
+    bank_latency : int
+        Cycles from the neuron bank's input to its output.
 
     Members
     -------
     new_episode : forget all tokens
+    start : a decision begins
     advance : a decision is over, its token becomes the previous one
-    tokens : tokens of the episode in the window before this decision's, saturating at S
-    valid_taps : which of the S taps hold a token, this decision's included
-    fetch : the row walker's fetches; in a window pass their taps are looked up
-    taps : the ring rows of the fetch, one cycle later
-    i_valid, i_group, i_info, i : spikes of KEY, VALUE and QUERY passes, a group at a time
-    query_group, query : the queries of a group, combinational
-    probe, busy : read-only word access to the ring while not busy
+    tokens : tokens of the episode before this decision's, saturating at S
+    ready : the older taps of this layer are summed: values may come
+    i_valid, i_group, i_info, i : spikes of KEY, VALUE and QUERY passes from the neuron bank, a group at a time
+    drained : the last queries enter the neuron bank
+    o_valid, o_group, o_last, o_info, o : gated sums for the neuron bank, a group a cycle
+    load_taps, probe, busy : policy loading, and read-only access to the ring
+
+    Timing
+    ------
+    Older taps take `groups * (S - 1) + 2` cycles per layer, from the start of the decision or the layer before's
+    last sums. Sums follow `drained` by one cycle, or by as many as the first queries need through the bank.
 
     """
 
-    LATENCY = 1
-
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, bank_latency: int) -> None:
         self.geometry = geometry
+        self.bank_latency = bank_latency
         g = geometry
+        sections = memory_map(g)
         super().__init__(
             {
                 "new_episode": In(1),
+                "start": In(1),
                 "advance": In(1),
                 "tokens": Out(range(g.window + 1)),
-                "valid_taps": Out(g.window),
-                "fetch": In(fetch_layout(g)),
-                "taps": Out(data.ArrayLayout(spikes_layout(g, g.d_model), g.rows_per_cycle)),
+                "ready": Out(1),
                 "i_valid": In(1),
                 "i_group": In(range(g.groups)),
                 "i_info": In(pass_layout(g)),
                 "i": In(spikes_layout(g, g.group)),
-                "query_group": In(range(g.groups)),
-                "query": Out(spikes_layout(g, g.group)),
-                "probe": In(load_port(memory_map(g)["ring"])),
+                "drained": In(1),
+                "o_valid": Out(1),
+                "o_group": Out(range(g.groups)),
+                "o_last": Out(1),
+                "o_info": Out(pass_layout(g)),
+                "o": Out(membrane_layout(g, g.window_bits)),
+                "load_taps": In(load_port(sections["taps"])),
+                "probe": In(load_port(sections["ring"])),
                 "busy": In(1),
             }
         )
@@ -59,10 +74,9 @@ class PssaWindow(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         g = self.geometry
-        section = memory_map(g)["ring"]
         group_bits = g.group * g.steps
 
-        # Which slot holds which token
+        # Which slot of a ring holds which token
         slot = Signal(range(g.window))
         with m.If(self.advance):
             m.d.sync += slot.eq(Mux(slot == g.window - 1, 0, slot + 1))
@@ -70,61 +84,121 @@ class PssaWindow(wiring.Component):
                 m.d.sync += self.tokens.eq(self.tokens + 1)
         with m.If(self.new_episode):
             m.d.sync += [slot.eq(0), self.tokens.eq(0)]
-        for tap in range(g.window):
-            m.d.comb += self.valid_taps[tap].eq(self.tokens >= tap)
 
         # Keys and queries wait for their partners
         stores = {}
         for kind in (Kind.KEY, Kind.QUERY):
             store = memory.Memory(shape=group_bits, depth=g.groups, init=[])
             m.submodules[kind.name.lower()] = store
-            write, read = store.write_port(), store.read_port(domain="comb")
+            write, stores[kind] = store.write_port(), store.read_port(domain="comb")
             m.d.comb += [
                 write.addr.eq(self.i_group),
                 write.data.eq(self.i),
                 write.en.eq(self.i_valid & (self.i_info.kind == kind)),
             ]
-            stores[kind] = read
+        both, value_valid = Signal(group_bits), Signal()
         m.d.comb += [
             stores[Kind.KEY].addr.eq(self.i_group),
-            stores[Kind.QUERY].addr.eq(self.query_group),
-            self.query.eq(stores[Kind.QUERY].data),
+            both.eq(stores[Kind.KEY].data & self.i.as_value()),
+            value_valid.eq(self.i_valid & (self.i_info.kind == Kind.VALUE)),
         ]
 
-        # The ring
-        m.submodules.ring = ring = memory.Memory(
-            shape=data.ArrayLayout(group_bits, g.groups), depth=g.layers * g.window, init=[]
-        )
-        write = ring.write_port(granularity=1)
-        both = Signal(group_bits)
+        # Step through the older taps, group by group
+        layer, group, tap = Signal(range(g.layers)), Signal(range(g.groups)), Signal(range(g.window))
+        gathering, emitting, sent = Signal(), Signal(), Signal()
+        with m.If(gathering):
+            m.d.sync += tap.eq(tap + 1)
+            with m.If(tap == g.window - 1):
+                m.d.sync += [tap.eq(1), group.eq(group + 1)]
+                with m.If(group == g.groups - 1):
+                    m.d.sync += gathering.eq(0)
+        with m.If(self.start | sent):
+            m.d.sync += [gathering.eq(1), tap.eq(1), group.eq(0), layer.eq(Mux(self.start, 0, layer + 1))]
+
+        # Look up tap and spikes: of an older token, or of the values that just came
+        m.submodules.taps = taps = PolicyMemory(memory_map(g)["taps"])
+        m.submodules.ring = ring = memory.Memory(shape=group_bits, depth=g.layers * g.window * g.groups, init=[])
+        write, read = ring.write_port(), ring.read_port()
+        wiring.connect(m, wiring.flipped(self.load_taps), taps.load)
+        holder = Signal(range(g.window))
+        word_bits = (memory_map(g)["ring"].stride - 1).bit_length()
+        word = Signal(max(1, word_bits))
         m.d.comb += [
-            both.eq(stores[Kind.KEY].data & self.i.as_value()),
-            write.addr.eq(self.i_info.layer * g.window + slot),
+            holder.eq(Mux(tap > slot, slot + g.window - tap, slot - tap)),
+            taps.busy.eq(self.busy),
+            taps.enable.eq(gathering | value_valid),
+            taps.rows[0].eq(
+                (layer * g.window + Mux(value_valid, 0, tap)) * g.groups + Mux(value_valid, self.i_group, group)
+            ),
+            write.addr.eq((layer * g.window + slot) * g.groups + self.i_group),
+            write.data.eq(both),
+            write.en.eq(value_valid),
+            read.addr.eq(
+                Mux(self.busy, (layer * g.window + holder) * g.groups + group, self.probe.address >> word_bits)
+            ),
+            self.probe.read_data.eq(read.data >> (word << 5)),
         ]
-        for index in range(g.groups):
-            m.d.comb += [
-                write.data[index].eq(both),
-                write.en[index].eq(self.i_valid & (self.i_info.kind == Kind.VALUE) & (self.i_group == index)),
-            ]
-        word_bits = (section.stride - 1).bit_length()
-        word = Signal(range(section.stride))
-        for port in range(g.rows_per_cycle):
-            read = ring.read_port()
-            tap = self.fetch.slots[port].tap
-            holder = Mux(tap > slot, slot + g.window - tap, slot - tap)
-            row = Signal(range(g.layers * g.window), name=f"row{port}")
-            m.d.comb += row.eq(self.fetch.info.layer * g.window + holder)
-            if port == 0:
-                m.d.comb += read.addr.eq(Mux(self.busy, row, self.probe.address >> word_bits))
-                m.d.sync += word.eq(self.probe.address)
-                with m.Switch(word):
-                    for index in range(section.words):
-                        with m.Case(index):
-                            m.d.comb += self.probe.read_data.eq(read.data.as_value()[32 * index : 32 * index + 32])
-            else:
-                m.d.comb += read.addr.eq(row)
-            m.d.comb += [
-                read.en.eq(~self.busy | (self.fetch.info.kind == Kind.WINDOW)),
-                self.taps[port].eq(read.data.as_value()),
-            ]
+        m.d.sync += word.eq(self.probe.address[:word_bits])
+
+        # Add
+        side = data.StructLayout({"group": range(g.groups), "first": 1, "last": 1, "value": 1, "absent": 1})
+        valid1, side1 = Signal(), Signal(side)
+        values1 = Signal(group_bits)
+        m.d.sync += [
+            valid1.eq(gathering | value_valid),
+            side1.group.eq(Mux(value_valid, self.i_group, group)),
+            side1.first.eq(tap == 1),
+            side1.last.eq(value_valid | (tap == g.window - 1)),
+            side1.value.eq(value_valid),
+            side1.absent.eq(~value_valid & (tap > self.tokens)),
+            values1.eq(both),
+            self.ready.eq(~gathering & ~valid1 & ~emitting & ~self.start),
+        ]
+        layout = membrane_layout(g, g.window_bits)
+        m.submodules.sums = sums = memory.Memory(shape=layout, depth=g.groups, init=[])
+        sums_write, sums_read = sums.write_port(), sums.read_port(domain="comb")
+        running, added = Signal(layout), Signal(layout)
+        spikes = Signal(spikes_layout(g, g.group))
+        m.d.comb += spikes.eq(Mux(side1.value, values1, Mux(side1.absent, 0, read.data)))
+        bits = g.weight_bits
+        for c in range(g.group):
+            weight = taps.row_data[0][c * bits : (c + 1) * bits].as_signed()
+            for t in range(g.steps):
+                kept = Mux(side1.value, sums_read.data[c][t], Mux(side1.first, 0, running[c][t]))
+                m.d.comb += added[c][t].eq(kept + Mux(spikes[c][t], weight, 0))
+        with m.If(valid1):
+            m.d.sync += running.eq(added)
+        m.d.comb += [
+            sums_read.addr.eq(Mux(emitting, self.o_group, side1.group)),
+            sums_write.addr.eq(side1.group),
+            sums_write.data.eq(added),
+            sums_write.en.eq(valid1 & side1.last),
+        ]
+
+        # Send the gated sums behind the queries' drain, once the first queries are through the bank
+        delay = self.drained
+        for stage in range(max(1, self.bank_latency + 2 - g.groups) - 1):
+            delayed = Signal(name=f"drained{stage}")
+            m.d.sync += delayed.eq(delay)
+            delay = delayed
+        with m.If(emitting):
+            m.d.sync += self.o_group.eq(self.o_group + 1)
+            with m.If(self.o_last):
+                m.d.sync += emitting.eq(0)
+        with m.If(delay):
+            m.d.sync += [emitting.eq(1), self.o_group.eq(0)]
+        position = 1 + PASSES.index("window")
+        m.d.comb += [
+            stores[Kind.QUERY].addr.eq(self.o_group),
+            self.o_valid.eq(emitting),
+            self.o_last.eq(self.o_group == g.groups - 1),
+            sent.eq(emitting & self.o_last & (layer != g.layers - 1)),
+            self.o_info.kind.eq(Kind.WINDOW),
+            self.o_info.layer.eq(layer),
+            self.o_info.number.eq(layer * g.passes_per_layer + position),
+        ]
+        for c in range(g.group):
+            for t in range(g.steps):
+                query = stores[Kind.QUERY].data[c * g.steps + t]
+                m.d.comb += self.o[c][t].eq(Mux(query, sums_read.data[c][t], 0))
         return m

@@ -55,12 +55,8 @@ class Geometry:
         _require(self.attention == "pssa", f"attention must be 'pssa', not {self.attention!r}")
         _require(self.rows_per_cycle in (1, 2, 4), f"rows_per_cycle must be 1, 2 or 4, not {self.rows_per_cycle}")
         _require(
-            self.rows_per_cycle < 4 or (self.window % 2 == 0 and self.d_model % 2 == 0),
-            "rows_per_cycle 4 fetches even and odd rows apart: window and d_model must be even",
-        )
-        _require(
-            self.window <= self.group,
-            f"window must be at most group, but {self.window} taps are more than {self.group} channels",
+            self.rows_per_cycle < 4 or self.d_model % 2 == 0,
+            "rows_per_cycle 4 fetches even and odd rows apart: d_model must be even",
         )
         _require(
             self.d_model % self.group == 0,
@@ -110,8 +106,8 @@ class Geometry:
 
     @property
     def rows_per_layer(self) -> int:
-        """Weight rows of one layer: k, v, q, window taps, proj, fc1 in mlp_ratio parts, fc2."""
-        return 4 * self.d_model + self.window + self.mlp_ratio * self.d_model + self.d_mlp
+        """Weight rows of one layer: k, v, q, proj, fc1 in mlp_ratio parts, fc2."""
+        return 4 * self.d_model + self.mlp_ratio * self.d_model + self.d_mlp
 
     @property
     def weight_rows(self) -> int:
@@ -120,7 +116,7 @@ class Geometry:
 
     @property
     def passes_per_layer(self) -> int:
-        """Uses of the lane array per layer: k, v, q, window, proj, fc1 in mlp_ratio parts, fc2."""
+        """Uses of the neuron bank per layer: k, v, q, window, proj, fc1 in mlp_ratio parts, fc2."""
         return 6 + self.mlp_ratio
 
     @property
@@ -136,9 +132,14 @@ class Geometry:
         return 2 * (self.steps - 1)
 
     @property
+    def window_bits(self) -> int:
+        """Signed width that holds the sum of the window's taps."""
+        return self.weight_bits + (self.window - 1).bit_length()
+
+    @property
     def accumulator_bits(self) -> int:
-        """Signed width that holds the sum of one weight per row of the longest pass."""
-        return self.weight_bits + (max(self.d_mlp, self.window) - 1).bit_length()
+        """Signed width that holds the sum of one weight per row of the longest pass, or of the taps."""
+        return max(self.weight_bits + (self.d_mlp - 1).bit_length(), self.window_bits)
 
     @property
     def bias_bits(self) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Random policies and tokens: every tensor over its whole useful range, so that equality is checked off the beaten path."""
+"""Random policies and tokens: every tensor over its useful range, so that equality is checked off the beaten path."""
 
 import numpy as np
 
@@ -21,10 +21,15 @@ def random_policy(
         part = name.split(".")[-1]
         # what a quarter of the inputs spiking adds up to, usually
         usual_sum = weight_rms * (geometry.d_model / 4) ** 0.5
-        if part in ("weight", "table"):
+        if name.endswith("window.weight"):
+            # more taps excite than inhibit, or hardly anything would pass the three-fold AND
+            tensors[name] = np.maximum(rng.integers(low, high + 1, shape), rng.integers(low, high + 1, shape))
+        elif part in ("weight", "table"):
             tensors[name] = rng.integers(low, high + 1, shape)
         elif name.endswith("window.threshold"):
-            tensors[name] = rng.integers(0, 1 + (1 << (geometry.weight_bits - 2)), shape)
+            tensors[name] = rng.integers(0, 2, shape)
+        elif name.endswith(("key.threshold", "value.threshold", "query.threshold")):
+            tensors[name] = rng.integers(0, 2 + round(usual_sum * rng.uniform(0.05, 0.3)), shape)
         elif part == "threshold":
             tensors[name] = np.minimum(rng.integers(0, 2 + round(usual_sum * rng.uniform(0.2, 1.5)), shape), high)
         elif part == "bias":
