@@ -188,8 +188,10 @@ class GoldenBus(Bus):
     def _loaded_policy(self) -> Policy:
         registers = {name: self._stored[name][0] for name in ("INPUT_COUNT", "ACTION_COUNT", "ENTRY_THRESHOLD")}
         inputs, actions = registers["INPUT_COUNT"], registers["ACTION_COUNT"]
-        observations = max(0, inputs - actions - 1)
+        observations = inputs - actions - 1
         try:
+            if actions < 1 or observations < 1:
+                raise ArtifactError(f"{inputs} token components and {actions} actions leave no observation or action")
             return Policy(
                 geometry=self.geometry,
                 tensors=unpack(self.geometry, self._memory, registers),

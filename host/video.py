@@ -20,14 +20,23 @@ class VideoError(RuntimeError):
     """No film can be made; the message says why. The episode itself does not need one."""
 
 
+def no_renderer() -> None:
+    """Keep MuJoCo from looking for a renderer nobody asked for. Call before MuJoCo is imported."""
+    os.environ["MUJOCO_GL"] = "disable"
+
+
 def choose_renderer() -> None:
-    """Set MUJOCO_GL to what works here. Call before MuJoCo is imported. Raises `VideoError` if nothing does."""
+    """Set MUJOCO_GL to what works here. Call before MuJoCo is imported.
+
+    Raises `VideoError` if nothing does; MuJoCo then works without a renderer.
+    """
     chosen = os.environ.get("MUJOCO_GL")
     for backend in [chosen] if chosen else BACKENDS:
         environment = os.environ | {"MUJOCO_GL": backend}
         if subprocess.run([sys.executable, "-c", PROBE], env=environment, capture_output=True).returncode == 0:
             os.environ["MUJOCO_GL"] = backend
             return
+    no_renderer()
     raise VideoError(
         f"no video: MuJoCo cannot render here with {chosen or ' or '.join(BACKENDS)}; "
         "install one of them (Debian, Ubuntu: `apt install libegl1 libosmesa6`)"

@@ -48,7 +48,7 @@ def random_policy(
         tensors=tensors,
         input_mean=rng.normal(size=observations),
         input_std=rng.uniform(0.5, 2.0, observations),
-        input_scale=np.full(inputs, float(1 << (geometry.input_bits - 3))),
+        input_scale=np.full(inputs, 2.0 ** (geometry.input_bits - 3)),
         environment="random",
         target_return=1000.0,
         return_scale=1000.0,

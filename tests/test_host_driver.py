@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: MIT
+"""The driver on the golden device: equality with the golden network, and every refusal."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from host import accelerator as driver
+from host.accelerator import Accelerator, AcceleratorError
+from host.bus import BusError, BusTimeout
+from host.golden_device import GoldenBus
+from hw.memory_map import memory_map
+from hw.registers import MAGIC, PAGE_OFFSET, field_mask, offsets, register_table
+from model.geometry import HOPPER_Z2, ODD, PRESETS, TINY
+from model.golden import GoldenNetwork
+from model.random_policy import random_policy, random_tokens
+
+
+def loaded(policy):
+    accelerator = Accelerator(GoldenBus(policy.geometry), policy.geometry)
+    accelerator.load(policy)
+    return accelerator
+
+
+@pytest.mark.parametrize("smaller", [False, True], ids=["full", "smaller"])
+@pytest.mark.parametrize("geometry", PRESETS.values(), ids=PRESETS)
+def test_decisions_equal_the_golden_network(geometry, smaller):
+    policy = random_policy(geometry, 5, *((3, 1) if smaller else (None, None)))
+    accelerator, network = loaded(policy), GoldenNetwork(policy)
+    actions, saturations = set(), 0
+    for episode in range(2):
+        accelerator.new_episode()
+        network.reset()
+        tokens = random_tokens(policy, 2 * geometry.window + 1, episode)
+        for number, token in enumerate(tokens):
+            decision, trace = accelerator.decide(token), network.decide(token)
+            np.testing.assert_array_equal(decision.words, trace.action)
+            assert decision.words.dtype == np.int16
+            assert decision.cycles == 0
+            assert accelerator.signatures() == trace.signatures
+            np.testing.assert_array_equal(accelerator.probe_residual(), trace.membranes[-1])
+            counters = accelerator.counters()
+            assert counters.saturations == trace.saturations
+            assert sum(counters.layer_rows) == sum(counters.unit_rows.values()) > 0
+            ring = accelerator.probe_ring()
+            for layer in range(geometry.layers):
+                newest_first = network.ring(layer)
+                for age, spikes in enumerate(newest_first):
+                    np.testing.assert_array_equal(ring[layer, (number - age) % geometry.window], spikes)
+            actions.update(decision.words.tolist())
+            saturations += trace.saturations
+    assert len(actions) > 4
+    assert accelerator.status() == set()
+    assert accelerator.totals() == (2 * len(tokens), 0)
+
+
+def test_another_policy_replaces_the_first_one():
+    first, second = random_policy(TINY, 1), random_policy(TINY, 2, 4, 2)
+    accelerator = loaded(first)
+    accelerator.decide(random_tokens(first, 1, 0)[0])
+    accelerator.load(second)
+    network = GoldenNetwork(second)
+    for token in random_tokens(second, 5, 0):
+        np.testing.assert_array_equal(accelerator.decide(token).words, network.decide(token).action)
+
+
+def test_repeat_and_soft_reset():
+    policy = random_policy(TINY, 1)
+    accelerator, network = loaded(policy), GoldenNetwork(policy)
+    bus, at = accelerator.bus, offsets(TINY)
+    token = random_tokens(policy, 1, 0)[0]
+    bus.write32(at["REPEAT"], 2)
+    decision = accelerator.decide(token)
+    for _ in range(3):
+        trace = network.decide(token)
+    np.testing.assert_array_equal(decision.words, trace.action)
+    assert bus.read32(at["TOKENS"]) == 3
+    bus.write32(at["REPEAT"], 0)
+    accelerator.soft_reset()
+    assert bus.read32(at["DONE"]) == bus.read32(at["TOKENS"]) == 0
+    network.reset()
+    np.testing.assert_array_equal(accelerator.decide(token).words, network.decide(token).action)
+
+
+# The register model
+
+
+def test_register_table_answers_as_declared():
+    bus = GoldenBus(ODD)
+    for register in register_table(ODD):
+        for index in range(register.count):
+            address = register.offset + 4 * index
+            before = bus.read32(address)
+            if register.name in ("CONTROL", "START", "STATUS"):
+                continue
+            bus.write32(address, 0xA5A5_A5A5)
+            expected = 0xA5A5_A5A5 & ((1 << register.width) - 1) if register.access == "RW" else before
+            assert bus.read32(address) == expected, register.name
+    assert bus.read32(offsets(ODD)["STATUS"]) == 0
+    assert bus.read32(offsets(ODD)["MAGIC"]) == MAGIC
+
+
+def test_pages_keep_the_bits_that_exist():
+    bus, at = GoldenBus(ODD), offsets(ODD)
+    for section in memory_map(ODD).values():
+        bus.write32(at["PAGE"], section.page)
+        bus.write_block(PAGE_OFFSET, np.full(section.stride, 0xFFFF_FFFF, np.uint32))
+        found = sum(int(word) << 32 * i for i, word in enumerate(bus.read_block(PAGE_OFFSET, section.stride)))
+        assert found == ((1 << section.row_bits) - 1 if section.writable else 0), section.name
+        if section.writable:
+            assert bus.read32(at["STATUS"]) == 0
+    bus.write32(at["STATUS"], 0xFFFF_FFFF)
+
+
+@pytest.mark.parametrize("access", ["register", "page", "row", "probe"])
+def test_addresses_without_a_word_are_reported(access):
+    bus, at = GoldenBus(TINY), offsets(TINY)
+    bad = field_mask(TINY, "STATUS", "BAD_ADDRESS")
+    residual = memory_map(TINY)["residual"]
+    if access == "register":
+        bus.write32(0x7FFC, 1)
+    elif access == "page":
+        bus.write32(at["PAGE"], 0xFFFF)
+        assert bus.read32(PAGE_OFFSET) == 0
+    elif access == "row":
+        bus.write32(at["PAGE"], residual.page)
+        assert bus.read32(PAGE_OFFSET + 4 * residual.rows * residual.stride) == 0
+    else:
+        bus.write32(at["PAGE"], residual.page)
+        bus.write32(PAGE_OFFSET, 1)
+    assert bus.read32(at["STATUS"]) == bad
+    bus.write32(at["STATUS"], bad)
+    assert bus.read32(at["STATUS"]) == 0
+
+
+def test_addresses_outside_the_window_are_a_defect_of_the_caller():
+    with pytest.raises(BusError, match="register window"):
+        GoldenBus(TINY).read_block(0xFFFC, 2)
+    with pytest.raises(BusError, match="register window"):
+        GoldenBus(TINY).read32(2)
+
+
+def test_starting_without_a_policy_says_so():
+    bus = GoldenBus(TINY)
+    with pytest.raises(BusError, match="load one before START"):
+        bus.write32(offsets(TINY)["START"], 1)
+
+
+def test_polling_gives_up():
+    with pytest.raises(BusTimeout, match=r"0x0200 stayed 0x00000000 for 0\.01 s"):
+        GoldenBus(TINY).poll(offsets(TINY)["DONE"], 0xFF, 1, 0.01)
+
+
+# Refusals
+
+
+class Altered(GoldenBus):
+    """A circuit whose words at some addresses read otherwise than they are."""
+
+    def __init__(self, geometry, change):
+        super().__init__(geometry)
+        self.change = change
+
+    def read_block(self, address, count):
+        words = super().read_block(address, count)
+        return np.array([self.change(address + 4 * i, int(word)) for i, word in enumerate(words)], np.uint32)
+
+
+def reading(name, value, geometry=TINY):
+    address = offsets(geometry)[name]
+    return Altered(geometry, lambda at, word: value if at == address else word)
+
+
+def test_no_circuit_is_refused():
+    with pytest.raises(AcceleratorError, match="no spikeloop circuit answers: MAGIC reads 0xffffffff"):
+        Accelerator(reading("MAGIC", 0xFFFF_FFFF), TINY)
+
+
+def test_another_interface_version_is_refused():
+    with pytest.raises(AcceleratorError, match="version 9, this driver needs 1"):
+        Accelerator(reading("VERSION", 9), TINY)
+
+
+def test_another_preset_is_named_with_what_differs():
+    with pytest.raises(AcceleratorError, match=r"geometry ODD.*d_model: 20, 128; .*membrane_bits: 8, 12"):
+        Accelerator(GoldenBus(ODD), HOPPER_Z2)
+
+
+def test_an_unknown_geometry_is_refused():
+    other = dataclasses.replace(TINY, layers=3)
+    with pytest.raises(AcceleratorError, match=f"0x{other.identifier:08x} is not the one asked for"):
+        Accelerator(GoldenBus(other), TINY)
+
+
+def test_a_policy_of_another_geometry_is_refused():
+    accelerator = Accelerator(GoldenBus(TINY), TINY)
+    with pytest.raises(AcceleratorError, match=r"another geometry.*layers: 3, 2; window: 5, 4"):
+        accelerator.load(random_policy(dataclasses.replace(TINY, layers=3, window=5), 0))
+
+
+@pytest.mark.parametrize("name", [name for name, section in memory_map(TINY).items() if section.writable])
+def test_a_memory_that_does_not_hold_its_words_is_found(name):
+    section = memory_map(TINY)[name]
+
+    class Leaky(GoldenBus):
+        def read_block(self, address, count):
+            words = super().read_block(address, count)
+            if address == PAGE_OFFSET and self.read32(offsets(TINY)["PAGE"]) == section.page:
+                words[section.stride * (section.rows - 1)] ^= 1  # one bit of the last row
+            return words
+
+    with pytest.raises(AcceleratorError, match=f"the circuit's {name} memory reads back with CRC"):
+        Accelerator(Leaky(TINY), TINY).load(random_policy(TINY, 0))
+
+
+def test_a_register_that_does_not_hold_its_value_is_found():
+    accelerator = Accelerator(reading("ENTRY_THRESHOLD", 1 << 20), TINY)
+    with pytest.raises(AcceleratorError, match="register ENTRY_THRESHOLD reads 1048576"):
+        accelerator.load(random_policy(TINY, 0))
+
+
+def test_errors_during_loading_are_reported():
+    accelerator = Accelerator(reading("STATUS", field_mask(TINY, "STATUS", "REFUSED")), TINY)
+    with pytest.raises(AcceleratorError, match="reports REFUSED after loading"):
+        accelerator.load(random_policy(TINY, 0))
+
+
+def test_deciding_without_a_policy_or_with_a_wrong_token_is_refused():
+    accelerator = Accelerator(GoldenBus(TINY), TINY)
+    with pytest.raises(AcceleratorError, match="no policy is loaded"):
+        accelerator.decide(np.zeros(15, int))
+    accelerator.load(random_policy(TINY, 0))
+    with pytest.raises(AcceleratorError, match="14 components does not fit the loaded policy's 15"):
+        accelerator.decide(np.zeros(14, int))
+
+
+def test_a_decision_that_does_not_end_is_reported(monkeypatch):
+    class Stuck(GoldenBus):
+        def _start(self, number):
+            self._flag("WATCHDOG")
+
+    monkeypatch.setattr(driver, "DECISION_TIMEOUT_S", 0.01)
+    accelerator = Accelerator(Stuck(TINY), TINY)
+    accelerator.load(random_policy(TINY, 0))
+    with pytest.raises(AcceleratorError, match=r"decision 1 did not end.*STATUS shows WATCHDOG"):
+        accelerator.decide(np.zeros(15, int))
