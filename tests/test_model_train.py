@@ -17,6 +17,7 @@ from model.config import ConfigError, TrainConfig, find
 from model.export import ExportError, prove, reach
 from model.fold import from_policy
 from model.geometry import TINY, Geometry
+from model.golden import lif
 from model.layers import Structure
 from model.random_policy import random_policy
 from model.train import Trainer, rate
@@ -238,6 +239,18 @@ def test_reach_bounds_every_sum() -> None:
         assert (sums <= most[:, None]).all()
     extreme = (weight * np.where(weight > 0, 2, -3)).sum(1)
     assert np.array_equal(extreme, most)
+
+
+def test_the_proof_holds_for_the_worst_membrane() -> None:
+    tensors = {name: tensor.astype(np.int64) for name, tensor in random_policy(TINY, 0).tensors.items()}
+    most = max(
+        int(reach(tensors[name])[1].max() + np.maximum(tensors.get(f"{name[:-7]}.bias", np.zeros(1)), 0).max())
+        for name in tensors
+        if name.endswith((".key.weight", ".fc1.weight"))
+    )
+    # driven that hard at every step, with a threshold that is never met
+    worst = lif(np.full((TINY.steps, 1), most), np.array([1 << 20]))[1].max()
+    assert (1 << (prove(TINY, tensors)["membrane of a neuron"] - 1)) > worst > (1 << TINY.guard_bits) * most
 
 
 @pytest.mark.parametrize(

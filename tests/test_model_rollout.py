@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: MIT
+"""The closed loop: what the network is told, and what the environment is."""
+
+import numpy as np
+import pytest
+import torch
+
+from model import rollout
+from model.data import DataError, Normaliser
+from model.geometry import TINY
+from model.layers import Structure, float_network
+from model.rollout import Effort, GoldenBrain, RecomputeBrain, StreamBrain
+
+torch.set_num_threads(1)
+
+NORMALISER = Normaliser(np.array([0.1, 0.2, 0.3]), np.array([1.0, 2.0, 0.5]), 10.0)
+
+
+class Scripted:
+    """Acts at random and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.rng, self.tokens, self.actions = np.random.default_rng(0), [], []
+
+    def begin(self, batch: int) -> None:
+        self.batch = batch
+
+    def decide(self, tokens: np.ndarray, live: list[int]) -> np.ndarray:
+        self.tokens.append(tokens.copy())
+        self.actions.append(self.rng.uniform(-1.5, 1.5, (self.batch, 1)))
+        return self.actions[-1]
+
+
+def test_tokens_and_actions_of_the_loop() -> None:
+    brain = Scripted()
+    episodes = rollout.run(brain, "Pendulum-v1", NORMALISER, target_return=-7.0, seeds=[3, 4])  # type: ignore[arg-type]
+    tokens, actions = np.array(brain.tokens), np.clip(np.array(brain.actions), -1, 1)
+    assert tokens.shape == (200, 2, 5)
+    for row, episode in enumerate(episodes):
+        rewards = np.array(episode.rewards)
+        observations = (np.array(episode.observations)[:-1] - NORMALISER.mean) / NORMALISER.std
+        np.testing.assert_allclose(tokens[:, row, :3], observations, atol=1e-12)
+        # the action as executed, clipped, and zero before the first
+        np.testing.assert_array_equal(tokens[0, row, 3], 0)
+        np.testing.assert_array_equal(tokens[1:, row, 3], actions[:-1, row, 0])
+        np.testing.assert_allclose(tokens[:, row, 4] * 10, -7.0 - (np.cumsum(rewards) - rewards), atol=1e-9)
+        np.testing.assert_allclose(np.array(episode.actions)[:, 0], 2 * actions[:, row, 0], rtol=1e-6)
+        assert episode.ends[-1] == (False, True)
+    assert not np.array_equal(tokens[:, 0], tokens[:, 1])
+
+
+def test_recomputing_equals_streaming_in_the_loop() -> None:
+    torch.manual_seed(0)
+    network = float_network(TINY, 5, 1, Structure())
+    for _ in range(30):
+        network(torch.randn(32, 12, 5))
+    brains = [StreamBrain(network), RecomputeBrain(network, TINY.context)]
+    first, second = (rollout.run(b, "Pendulum-v1", NORMALISER, -100.0, [0]) for b in brains)
+    np.testing.assert_allclose(first[0].rewards, second[0].rewards, rtol=1e-3)
+    assert np.std(first[0].actions) > 0
+
+
+def test_effort_counts_a_row_once_per_use() -> None:
+    effort = Effort()
+    effort.add(TINY, {"layer0.key": 3, "layer0.value": 3, "layer0.query": 3, "layer0.fc1": 5, "layer0.fc2": 7})
+    assert (effort.decisions, effort.active_rows) == (1, 9 + 5 * TINY.mlp_ratio + 7)
+
+
+def test_an_environment_of_another_size_is_refused() -> None:
+    with pytest.raises(DataError, match="observes"):
+        rollout.run(GoldenBrain(None), "CartPole-v1", NORMALISER, 0.0, [0])  # type: ignore[arg-type]
