@@ -47,7 +47,8 @@ def window_sum(ring: Bits, taps: Integers) -> Integers:
 
     ring [tokens, steps, channels], newest first; taps [channels, window] -> [steps, channels].
     """
-    return np.einsum("dtc,cd->tc", ring.astype(np.int64), taps[:, : len(ring)])
+    acc: Integers = np.einsum("dtc,cd->tc", ring.astype(np.int64), taps[:, : len(ring)])
+    return acc
 
 
 def saturate(value: Integers, bits: int) -> tuple[Integers, int]:
@@ -70,7 +71,8 @@ def head(membrane: Integers, weight: Integers, shift: Integers, bias: Integers, 
     membrane [steps, channels], weight [actions, channels], shift and bias [actions], table [entries] -> [actions].
     """
     index = ((weight @ membrane.sum(axis=0) + bias) >> shift) + len(table) // 2
-    return table[np.clip(index, 0, len(table) - 1)]
+    words: Integers = table[np.clip(index, 0, len(table) - 1)]
+    return words
 
 
 def signature(previous: int, membrane: Integers, bits: int, group: int) -> int:
