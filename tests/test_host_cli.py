@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: MIT
+"""The command line: whole episodes on the golden device, and what a user can get wrong."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Dict
+
+from host import run_episode
+from model.geometry import TINY
+from model.random_policy import random_policy
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "host" / "run_episode.py"
+
+# MuJoCo warns of attributes in Gymnasium's own models, Gymnasium of its older environments
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gymnasium", "ignore::DeprecationWarning:mujoco")
+
+
+def save(folder, environment, observations, actions, geometry=TINY):
+    policy = dataclasses.replace(
+        random_policy(geometry, 1, observations, actions), environment=environment, target_return=3600.0
+    )
+    path = folder / f"{environment}.safetensors"
+    policy.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def hopper(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("policies"), "Hopper-v5", 11, 3)
+
+
+def run(*arguments, **environment):
+    """Run the script as a user would."""
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=os.environ | environment,
+        timeout=120,
+    )
+
+
+def fails(capsys, *arguments):
+    """Return what the command line says when it fails, after checking that it is one sentence and exit code 1."""
+    code = run_episode.main([str(argument) for argument in arguments])
+    text = capsys.readouterr().err
+    assert code == 1
+    assert "Traceback" not in text
+    assert text.count("\n") == 1
+    return text
+
+
+def rows(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+# Episodes
+
+
+def test_an_episode_from_start_to_files_without_torch(hopper, tmp_path):
+    program = (
+        "import sys, runpy; sys.modules.update(dict.fromkeys(('torch', 'minari', 'amaranth'))); "
+        f"sys.argv[0] = {str(SCRIPT)!r}; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    )
+    options = ["--device", "golden", "--check", "--policy", hopper, "--out", tmp_path / "out", "--episodes", 2]
+    summary_path = tmp_path / "summary.json"
+    arguments = [str(option) for option in [*options, "--seed", 5, "--json", summary_path]]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    summary = json.loads((tmp_path / "out" / "episode.json").read_text())
+    assert summary == json.loads(summary_path.read_text())
+    first, second = summary["episodes"]
+    assert [first["seed"], second["seed"]] == [5, 6]
+    assert summary["environment"] == "Hopper-v5"
+    assert summary["device"] == "golden"
+    assert summary["steps"] == first["steps"] + second["steps"] > 5
+    assert summary["checked_actions"] == 3 * summary["steps"]
+    assert summary["mismatches"] == 0
+    assert summary["cycles_median"] is None
+    assert not summary["interrupted"]
+    assert summary["return"] == pytest.approx((first["return"] + second["return"]) / 2)
+    assert summary["aggregate"]["return"]["std"] == pytest.approx(abs(first["return"] - second["return"]) / 2)
+    assert summary["normalized_score"] == pytest.approx(100 * (summary["return"] + 20.272305) / 3254.572305)
+    assert set(summary["versions"]) >= {"mujoco", "gymnasium", "verilator", "spikeloop"}
+    steps = rows(tmp_path / "out" / "steps.csv")
+    assert [row["episode"] for row in steps] == ["0"] * first["steps"] + ["1"] * second["steps"]
+    assert float(steps[-1]["return"]) == pytest.approx(second["return"])
+    assert sum(float(row["reward"]) for row in steps) == pytest.approx(first["return"] + second["return"])
+    assert len({row["action0"] for row in steps}) > 3
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 5
+    assert "http" not in page
+
+
+def test_an_episode_is_reproducible(hopper, tmp_path):
+    tables = []
+    for name in ("one", "two"):
+        assert run_episode.main(["--device", "golden", "--policy", str(hopper), "--out", str(tmp_path / name)]) == 0
+        tables.append((tmp_path / name / "steps.csv").read_text())
+    assert tables[0] == tables[1]
+
+
+def test_ctrl_c_keeps_what_was_flown(tmp_path):
+    geometry = dataclasses.replace(TINY, observation_size=17, action_size=6)
+    policy = save(tmp_path, "HalfCheetah-v5", 17, 6, geometry)  # a thousand steps, whatever one does
+    out = tmp_path / "out"
+    arguments = ["--device", "golden", "--policy", policy, "--episodes", "100", "--out", out]
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (out / "steps.csv").exists() or len((out / "steps.csv").read_text().splitlines()) < 1100:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "keeping what was flown" in errors
+    summary = json.loads((out / "episode.json").read_text())
+    assert summary["interrupted"]
+    assert summary["steps"] == len(rows(out / "steps.csv")) >= 1099
+    assert f"interrupted after {summary['steps']} steps" in errors
+    assert "Interrupted" in (out / "report.html").read_text()
+    assert "report.html" in output
+
+
+def test_a_film_is_optional(hopper, tmp_path):
+    done = run(
+        *("--device", "golden", "--policy", hopper, "--out", tmp_path, "--video"),
+        MUJOCO_GL="a-renderer-nobody-has",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no video: MuJoCo cannot render here with a-renderer-nobody-has" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"episode.json", "report.html", "steps.csv"}
+
+
+# Mistakes
+
+
+class Odd(gymnasium.Env):
+    """An environment with spaces of choice, whose observations turn NaN."""
+
+    def __init__(self, observation=None, action=None, render_mode=None):
+        self.observation_space = observation or Box(-1, 1, (11,))
+        self.action_space = action or Box(-1, 1, (3,), np.float32)
+        self.steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return np.zeros(11), {}
+
+    def step(self, action):
+        self.steps += 1
+        return np.full(11, np.nan if self.steps == 4 else 0.0), 1.0, False, False, {}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def odd_environments():
+    dictionary = Dict({"position": Box(-1, 1, (11,))})
+    unbounded = Box(-np.inf, np.inf, (3,), np.float32)
+    gymnasium.register("Diverging-v0", Odd)
+    gymnasium.register("Dictionary-v0", Odd, kwargs={"observation": dictionary})
+    gymnasium.register("Unbounded-v0", Odd, kwargs={"action": unbounded})
+    yield
+    for name in ("Diverging-v0", "Dictionary-v0", "Unbounded-v0"):
+        del gymnasium.registry[name]
+
+
+def test_a_missing_policy(capsys, tmp_path):
+    text = fails(capsys, "--policy", tmp_path / "none.safetensors")
+    assert "there is no policy at" in text
+    assert "export" in text
+
+
+def test_a_truncated_policy(capsys, hopper, tmp_path):
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(hopper.read_bytes()[:-100])
+    assert "is no whole policy artifact" in fails(capsys, "--policy", cut)
+
+
+def test_an_edited_policy(capsys, hopper, tmp_path):
+    content = bytearray(hopper.read_bytes())
+    content[-1] ^= 1
+    edited = tmp_path / "edited.safetensors"
+    edited.write_bytes(content)
+    assert "edited" in (text := fails(capsys, "--policy", edited)) or "not a usable policy" in text
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ("Hoppper-v5", "there is no environment 'Hoppper-v5' here"),
+        ("nothing_like_it:Hopper-v5", "there is no environment"),
+        ("HalfCheetah-v5", "observations of 17 components, the policy was trained with 11"),
+        ("CartPole-v1", "observations of 4 components"),
+        ("FrozenLake-v1", "observation space Discrete"),
+        ("Dictionary-v0", "observation space Dict"),
+        ("Unbounded-v0", "no finite action bounds"),
+    ],
+)
+def test_an_unsuitable_environment(capsys, hopper, environment, sentence):
+    assert sentence in fails(capsys, "--device", "golden", "--policy", hopper, "--env", environment)
+
+
+def test_discrete_actions(capsys, tmp_path):
+    policy = save(tmp_path, "CartPole-v1", 4, 1)
+    assert "action space Discrete" in fails(capsys, "--device", "golden", "--policy", policy)
+
+
+def test_an_action_of_another_size(capsys, tmp_path):
+    policy = save(tmp_path, "Hopper-v5", 11, 2)
+    assert "actions of 3 components, the policy was trained with 2" in fails(
+        capsys, "--device", "golden", "--policy", policy
+    )
+
+
+def test_a_diverging_environment_keeps_what_was_flown(capsys, hopper, tmp_path):
+    options = ("--device", "golden", "--policy", hopper, "--env", "Diverging-v0", "--out", tmp_path)
+    assert "a NaN or an infinity in step 4" in fails(capsys, *options)
+    assert len(rows(tmp_path / "steps.csv")) == 4
+    assert json.loads((tmp_path / "episode.json").read_text())["return"] == 4.0
+
+
+def test_a_difference_is_reported_and_recorded(capsys, hopper, tmp_path, monkeypatch):
+    honest = run_episode.GoldenBus._record
+
+    def flip(bus, trace):
+        if bus._decisions == 3:
+            trace.signatures[2] ^= 1
+        honest(bus, trace)
+
+    monkeypatch.setattr(run_episode.GoldenBus, "_record", flip)
+    options = ("--device", "golden", "--check", "--policy", hopper, "--out", tmp_path)
+    text = fails(capsys, *options)
+    assert "decision 2 of the episode differs from the golden network, beginning in the MLP of layer 0" in text
+    summary = json.loads((tmp_path / "episode.json").read_text())
+    assert (summary["mismatches"], summary["steps"], summary["checked_actions"]) == (1, 2, 6)
+    assert "differ" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("option", ["--out", "--json"])
+def test_a_place_that_cannot_be_written(capsys, hopper, tmp_path, option):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    places = {"--out": tmp_path / "out"} | {option: blocked / "below"}
+    arguments = [part for name, path in places.items() for part in (name, path)]
+    assert f"cannot write {'to ' if option == '--out' else ''}{blocked}" in fails(
+        capsys, "--device", "golden", "--policy", hopper, *arguments
+    )
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("--episodes", "0", "must be at least 1"),
+        ("--episodes", "two", "invalid int value"),
+        ("--seed", "-1", "must be at least 0"),
+        ("--target-return", "nan", "must be finite"),
+        ("--clock-mhz", "0", "must be above 0"),
+        ("--device", "board", "invalid choice"),
+    ],
+)
+def test_nonsensical_options(capsys, option, value, sentence):
+    with pytest.raises(SystemExit) as stopped:
+        run_episode.main([option, value])
+    assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err
