@@ -8,20 +8,20 @@ from amaranth.lib.wiring import In, Out
 from hw.lif import LifNeuron
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import channel_bits, level_bits, memory_map
-from hw.passes import Kind, membrane_layout, pass_layout, spikes_layout
-from hw.residual import ResidualStore
+from hw.passes import Kind, pass_layout, spikes_layout, steps_layout
 from model.geometry import Geometry
 
 
 class NeuronBank(wiring.Component):
     """Add a channel's bias, or take its residual membrane, and run its neuron.
 
-    The batch norms are folded into bias and threshold (`channels` section); spiking passes and the
-    window fire on sum + bias, embedding and shortcuts on the new residual membrane with the block's entry threshold.
+    The batch norms are folded into bias and threshold (`channels` section). Spiking passes and the window fire on
+    sum + bias, embedding and shortcuts on the new residual membrane, with the threshold of a block's entry.
 
     Members
     -------
-    i_valid, i_group, i_last, i_info, i : sums of a group, `ResidualStore.sum_bits` wide
+    i_valid, i_group, i_last, i_info, i : sums of a group
+    i_embed : in an EMBED pass, the embedding's sums
     residual_* : port of the residual store
     entry_threshold : threshold of neurons on a residual membrane
     channels, busy : policy loading
@@ -45,15 +45,17 @@ class NeuronBank(wiring.Component):
                 "i_group": In(range(g.groups)),
                 "i_last": In(1),
                 "i_info": In(info),
-                "i": In(membrane_layout(g, ResidualStore.sum_bits(g))),
+                "i": In(steps_layout(g, g.accumulator_bits)).array(g.group),
+                "i_embed": In(signed(g.embed_bits)).array(g.group),
                 "residual_valid": Out(1),
                 "residual_group": Out(range(g.groups)),
                 "residual_last": Out(1),
                 "residual_embed": Out(1),
-                "residual_sums": Out(membrane_layout(g, ResidualStore.sum_bits(g))),
-                "residual_bias": Out(data.ArrayLayout(signed(g.bias_bits), g.group)),
-                "residual_level": Out(data.ArrayLayout(level_bits(g), g.group)),
-                "residual": In(membrane_layout(g, g.membrane_bits)),
+                "residual_sums": Out(steps_layout(g, g.accumulator_bits)).array(g.group),
+                "residual_embedded": Out(signed(g.embed_bits)).array(g.group),
+                "residual_bias": Out(signed(g.bias_bits)).array(g.group),
+                "residual_level": Out(level_bits(g)).array(g.group),
+                "residual": In(steps_layout(g, g.membrane_bits)).array(g.group),
                 "entry_threshold": In(g.membrane_bits - 1),
                 "channels": In(load_port(memory_map(g)["channels"])),
                 "busy": In(1),
@@ -65,7 +67,7 @@ class NeuronBank(wiring.Component):
                 "membrane_valid": Out(1),
                 "membrane_group": Out(range(g.groups)),
                 "membrane_info": Out(info),
-                "membrane": Out(membrane_layout(g, g.membrane_bits)),
+                "membrane": Out(steps_layout(g, g.membrane_bits)).array(g.group),
             }
         )
 
@@ -82,12 +84,14 @@ class NeuronBank(wiring.Component):
             channels.rows[0].eq(self.i_info.number * g.groups + self.i_group),
             channels.enable.eq(self.i_valid),
         ]
-        sums = Signal(membrane_layout(g, ResidualStore.sum_bits(g)), reset_less=True)
+        sums = [Signal(steps_layout(g, g.accumulator_bits), name=f"sums{c}", reset_less=True) for c in range(g.group)]
+        embedded = [Signal(signed(g.embed_bits), name=f"embedded{c}", reset_less=True) for c in range(g.group)]
         valid1, side1 = Signal(), Signal(side, reset_less=True)
         m.d.sync += [valid1.eq(self.i_valid)]
         with m.If(self.i_valid):
+            m.d.sync += [register.eq(value) for register, value in zip(sums, self.i, strict=True)]
+            m.d.sync += [register.eq(value) for register, value in zip(embedded, self.i_embed, strict=True)]
             m.d.sync += [
-                sums.eq(self.i),
                 side1.group.eq(self.i_group),
                 side1.last.eq(self.i_last),
                 side1.info.eq(self.i_info),
@@ -106,24 +110,28 @@ class NeuronBank(wiring.Component):
             self.residual_group.eq(side1.group),
             self.residual_last.eq(side1.last),
             self.residual_embed.eq(embed),
-            self.residual_sums.eq(sums),
         ]
-        currents = Signal(membrane_layout(g, g.current_bits), reset_less=True)
+        currents = [
+            Signal(steps_layout(g, g.current_bits), name=f"currents{c}", reset_less=True) for c in range(g.group)
+        ]
         neurons = [LifNeuron(g) for _ in range(g.group)]
-        thresholds = Signal(data.ArrayLayout(neurons[0].threshold_bits, g.group), reset_less=True)
+        thresholds = [Signal(neurons[0].threshold_bits, name=f"threshold{c}", reset_less=True) for c in range(g.group)]
         valid2, side2 = Signal(), Signal(side, reset_less=True)
         m.d.sync += valid2.eq(valid1)
         for c in range(g.group):
             m.d.comb += [
+                self.residual_sums[c].eq(sums[c]),
+                self.residual_embedded[c].eq(embedded[c]),
                 self.residual_bias[c].eq(parameters[c].bias),
                 self.residual_level[c].eq(parameters[c].level),
             ]
             with m.If(valid1):
                 m.d.sync += thresholds[c].eq(Mux(on_residual, self.entry_threshold, parameters[c].level))
             for t in range(g.steps):
-                acc = sums[c][t][: g.accumulator_bits].as_signed()
                 with m.If(valid1):
-                    m.d.sync += currents[c][t].eq(Mux(on_residual, self.residual[c][t], acc + parameters[c].bias))
+                    m.d.sync += currents[c][t].eq(
+                        Mux(on_residual, self.residual[c][t], sums[c][t] + parameters[c].bias)
+                    )
         with m.If(valid1):
             m.d.sync += side2.eq(side1)
         m.d.comb += [

@@ -127,8 +127,6 @@ class DecisionCore(wiring.Component):
                 bank.i_last.eq(embed.o_last),
                 bank.i_info.kind.eq(Kind.EMBED),
             ]
-            for c in range(g.group):
-                m.d.comb += bank.i[c][0].eq(embed.o[c])
         with m.Elif(window.o_valid):
             m.d.comb += [
                 bank.i_group.eq(window.o_group),
@@ -144,20 +142,24 @@ class DecisionCore(wiring.Component):
                 bank.i_last.eq(lanes.o_last),
                 bank.i_info.eq(lanes.o_info),
             ]
-            for c in range(g.group):
-                for t in range(g.steps):
-                    m.d.comb += bank.i[c][t].eq(lanes.o[c][t])
+            m.d.comb += [bank.i[c].eq(lanes.o[c]) for c in range(g.group)]
         m.d.comb += [
             bank.i_valid.eq(embed.o_valid | window.o_valid | lanes.o_valid),
             bank.entry_threshold.eq(self.entry_threshold),
             residual.i_valid.eq(bank.residual_valid),
             residual.i_group.eq(bank.residual_group),
             residual.i_embed.eq(bank.residual_embed),
-            residual.sums.eq(bank.residual_sums),
-            residual.bias.eq(bank.residual_bias),
-            residual.level.eq(bank.residual_level),
-            bank.residual.eq(residual.o),
         ]
+        for c in range(g.group):
+            m.d.comb += [
+                bank.i_embed[c].eq(embed.o[c]),
+                residual.sums[c].eq(bank.residual_sums[c]),
+                residual.embedded[c].eq(bank.residual_embedded[c]),
+                residual.bias[c].eq(bank.residual_bias[c]),
+                residual.level[c].eq(bank.residual_level[c]),
+                bank.residual[c].eq(residual.o[c]),
+                head.i[c].eq(bank.membrane[c]),
+            ]
         for unit in (sequencer, window):
             m.d.comb += [
                 unit.i_valid.eq(bank.o_valid),
@@ -172,7 +174,6 @@ class DecisionCore(wiring.Component):
             embed.count.eq(self.input_count),
             head.i_valid.eq(bank.membrane_valid),
             head.i_group.eq(bank.membrane_group),
-            head.i.eq(bank.membrane),
             head.count.eq(self.action_count),
             self.actions.eq(head.actions),
         ]

@@ -44,7 +44,7 @@ class Embedding(wiring.Component):
                 "o_valid": Out(1),
                 "o_group": Out(range(g.groups)),
                 "o_last": Out(1),
-                "o": Out(data.ArrayLayout(signed(g.embed_bits), g.group)),
+                "o": Out(signed(g.embed_bits)).array(g.group),
             }
         )
 

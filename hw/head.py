@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import memory_map
-from hw.passes import membrane_layout
+from hw.passes import steps_layout
 from model.geometry import Geometry
 
 
@@ -43,7 +43,7 @@ class Head(wiring.Component):
                 "clear": In(1),
                 "i_valid": In(1),
                 "i_group": In(range(g.groups)),
-                "i": In(membrane_layout(g, g.membrane_bits)),
+                "i": In(steps_layout(g, g.membrane_bits)).array(g.group),
                 "count": In(range(g.action_size + 1)),
                 "load_weights": In(load_port(sections["head"])),
                 "load_bias": In(load_port(sections["head_bias"])),

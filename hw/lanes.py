@@ -1,94 +1,27 @@
 # SPDX-License-Identifier: MIT
 """The lane array: adds fetched weight rows into d_model x T accumulators and drains them group by group."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
-from amaranth.lib import data, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.memory import PolicyMemory, load_port
+from hw.memory import load_port
 from hw.memory_map import memory_map
-from hw.passes import membrane_layout, pass_layout
+from hw.passes import pass_layout, steps_layout
 from hw.walker import fetch_layout
+from hw.weights import WeightRows
 from model.geometry import Geometry
 
 
-class WeightRows(wiring.Component):
-    """The weight memory: `rows_per_cycle` rows a cycle from one dual-port memory, or from two banks of them.
-
-    With four rows a cycle, rows 0 and 1 of the request are even, rows 2 and 3 odd.
-
-    Members
-    -------
-    load, busy, rows, enable, row_data : as in `PolicyMemory`, `LATENCY` included
-
-    """
-
-    LATENCY = PolicyMemory.LATENCY
-
-    def __init__(self, geometry: Geometry) -> None:
-        self.geometry = geometry
-        self.section = memory_map(geometry)["weights"]
-        ports = geometry.rows_per_cycle
-        super().__init__(
-            {
-                "load": In(load_port(self.section)),
-                "busy": In(1),
-                "rows": In(data.ArrayLayout(range(self.section.rows), ports)),
-                "enable": In(ports),
-                "row_data": Out(data.ArrayLayout(self.section.row_bits, ports)),
-            }
-        )
-
-    def elaborate(self, platform):
-        m = Module()
-        ports = self.geometry.rows_per_cycle
-        if ports < 4:
-            m.submodules.rows = store = PolicyMemory(self.section, ports)
-            wiring.connect(m, wiring.flipped(self.load), store.load)
-            m.d.comb += [
-                store.busy.eq(self.busy),
-                store.rows.eq(self.rows),
-                store.enable.eq(self.enable),
-                self.row_data.eq(store.row_data),
-            ]
-            return m
-
-        from dataclasses import replace
-
-        half = replace(self.section, rows=-(-self.section.rows // 2))
-        stride = self.section.stride
-        word_bits = (stride - 1).bit_length()
-        odd = self.load.address[word_bits]
-        odd_read = Signal()
-        m.d.sync += odd_read.eq(odd)
-        banks = [PolicyMemory(half, 2), PolicyMemory(half, 2)]
-        m.submodules.even, m.submodules.odd = banks
-        for index, bank in enumerate(banks):
-            m.d.comb += [
-                bank.busy.eq(self.busy),
-                bank.load.address.eq(
-                    (self.load.address >> (word_bits + 1) << word_bits) | self.load.address[:word_bits]
-                ),
-                bank.load.data.eq(self.load.data),
-                bank.load.write.eq(self.load.write & (odd == index)),
-                bank.enable.eq(self.enable[2 * index : 2 * index + 2]),
-            ]
-            for port in range(2):
-                m.d.comb += [
-                    bank.rows[port].eq(self.rows[2 * index + port] >> 1),
-                    self.row_data[2 * index + port].eq(bank.row_data[port]),
-                ]
-        m.d.comb += self.load.read_data.eq(Mux(odd_read, banks[1].load.read_data, banks[0].load.read_data))
-        return m
-
-
 class LaneArray(wiring.Component):
-    """Sum weight rows: `acc[t][c] += w[row][c]` for each fetched row whose input spikes in step t.
+    """Sum weight rows: `acc[c][t] += w[row][c]` for each fetched row whose input spikes in step t.
 
-    A fetch reads each row once for all T steps. The last rows of a pass move the sums to a shadow, clear the
-    accumulators in the same cycle, and the shadow drains `group` channels a cycle.
+    A fetch reads each row once for all T steps. Inside, a weight is offset to be unsigned (its sign bit inverted): a
+    lane's T accumulators then never borrow from each other and lie side by side in one adder. The offsets that were
+    added, as many as spikes, are taken off when the sums drain. Accumulators are as wide as the longest pass needs.
 
-    Accumulators are `accumulator_bits` wide, which the longest pass cannot overflow.
+    The last rows of a pass move the sums to a shadow and clear the accumulators in the same cycle; the shadow drains
+    `group` channels a cycle.
 
     Members
     -------
@@ -119,14 +52,14 @@ class LaneArray(wiring.Component):
                 "o_group": Out(range(g.groups)),
                 "o_last": Out(1),
                 "o_info": Out(pass_layout(g)),
-                "o": Out(membrane_layout(g, g.accumulator_bits)),
+                "o": Out(steps_layout(g, g.accumulator_bits)).array(g.group),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
         g = self.geometry
-        ports = g.rows_per_cycle
+        ports, bits, width = g.rows_per_cycle, g.weight_bits, g.accumulator_bits
 
         # The rows come in the next cycle
         m.submodules.weights = weights = WeightRows(g)
@@ -142,53 +75,66 @@ class LaneArray(wiring.Component):
         m.d.sync += [fetch1.eq(self.fetch), valid1.eq(self.fetch_valid)]
 
         # Register the rows and what gates them
-        row_layout = data.ArrayLayout(signed(g.weight_bits), g.d_model)
-        rows = [Signal(row_layout, name=f"row{p}", reset_less=True) for p in range(ports)]
+        rows = [Signal(g.d_model * bits, name=f"row{p}", reset_less=True) for p in range(ports)]
         spikes = [Signal(g.steps, name=f"spikes{p}", reset_less=True) for p in range(ports)]
         valid2, last2 = Signal(), Signal()
         info2 = Signal(pass_layout(g), reset_less=True)
-        m.d.sync += [
-            valid2.eq(valid1),
-            last2.eq(valid1 & fetch1.last),
-            info2.eq(fetch1.info),
-        ]
+        m.d.sync += [valid2.eq(valid1), last2.eq(valid1 & fetch1.last), info2.eq(fetch1.info)]
+        sign_bits = sum(1 << (c * bits + bits - 1) for c in range(g.d_model))
         for port in range(ports):
             fetched = fetch1.slots[port].valid
             with m.If(valid1):
                 m.d.sync += spikes[port].eq(Mux(fetched, fetch1.slots[port].spikes, 0))
                 with m.If(fetched):
-                    m.d.sync += rows[port].eq(weights.row_data[port])
+                    m.d.sync += rows[port].eq(weights.row_data[port] ^ sign_bits)
 
-        # Add: rows meet in pairs, so that a step selects one of nothing, either row or their sum
-        sums = Signal(data.ArrayLayout(data.ArrayLayout(signed(g.accumulator_bits), g.d_model), g.steps))
-        accumulators = Signal.like(sums, name="accumulators", reset_less=True)
-        addends = []
-        for first in range(0, ports, 2):
-            pair = list(range(first, min(first + 2, ports)))
-            layout = data.ArrayLayout(signed(g.weight_bits + len(pair) - 1), g.d_model)
-            choices = []  # by which of the pair's rows are gated in, none left out
-            for gated in range(1, 1 << len(pair)):
-                choice = Signal(layout, name=f"choice{first}_{gated}")
-                for c in range(g.d_model):
-                    m.d.comb += choice[c].eq(sum(rows[p][c] for i, p in enumerate(pair) if gated >> i & 1))
-                choices.append(choice)
-            addend = Signal(data.ArrayLayout(layout, g.steps), name=f"addend{first}")
-            for t in range(g.steps):
-                with m.Switch(Cat(spikes[p][t] for p in pair)):
-                    for gated, choice in enumerate(choices, start=1):
-                        with m.Case(gated):
-                            m.d.comb += addend[t].eq(choice)
-            addends.append(addend)
+        # Select: rows meet in pairs, and a step adds nothing, either row, or their sum
+        pairs = [list(range(first, min(first + 2, ports))) for first in range(0, ports, 2)]
+        selects = []
+        for pair in pairs:
+            of_pair = []
+            for chosen in range(1, 1 << len(pair)):
+                select = Signal(g.steps * width, name=f"select{pair[0]}_{chosen}")
+                for t in range(g.steps):
+                    gate = Cat(spikes[p][t] for p in pair) == chosen
+                    # fields wider than a weight or a pair's sum are padded with zeros
+                    m.d.comb += select[t * width : t * width + bits + len(pair) - 1].eq(
+                        gate.replicate(bits + len(pair) - 1)
+                    )
+                of_pair.append(select)
+            selects.append(of_pair)
+
+        # Add
+        accumulators = [Signal(g.steps * width, name=f"lane{c}", reset_less=True) for c in range(g.d_model)]
+        sums = [Signal(g.steps * width, name=f"sum{c}") for c in range(g.d_model)]
+        for c in range(g.d_model):
+            total = accumulators[c]
+            for pair, of_pair in zip(pairs, selects, strict=True):
+                addend = 0
+                for chosen, select in enumerate(of_pair, start=1):
+                    weight = Signal(width, name=f"weight{c}_{pair[0]}_{chosen}")
+                    m.d.comb += weight.eq(
+                        sum(rows[p][c * bits : (c + 1) * bits] for i, p in enumerate(pair) if chosen >> i & 1)
+                    )
+                    addend = addend | (weight.replicate(g.steps) & select)
+                total = total + addend
+            m.d.comb += sums[c].eq(total)
+            with m.If(valid2):
+                m.d.sync += accumulators[c].eq(sums[c])
+            with m.If(self.clear | last2):
+                m.d.sync += accumulators[c].eq(0)
+        counts = [Signal(range(g.d_mlp + 1), name=f"count{t}") for t in range(g.steps)]
+        counted = [Signal(range(g.d_mlp + 1), name=f"counted{t}") for t in range(g.steps)]
         for t in range(g.steps):
-            for c in range(g.d_model):
-                m.d.comb += sums[t][c].eq(accumulators[t][c] + sum(addend[t][c] for addend in addends))
-        with m.If(valid2):
-            m.d.sync += accumulators.eq(sums)
-        with m.If(self.clear | last2):
-            m.d.sync += accumulators.eq(0)
+            m.d.comb += counted[t].eq(counts[t] + sum(spikes[p][t] for p in range(ports)))
+            with m.If(valid2):
+                m.d.sync += counts[t].eq(counted[t])
+            with m.If(self.clear | last2):
+                m.d.sync += counts[t].eq(0)
 
         # Drain
-        shadow = Signal.like(sums, name="shadow", reset_less=True)
+        shadows = [Signal(g.steps * width, name=f"shadow{c}", reset_less=True) for c in range(g.d_model)]
+        offsets = [Signal(width, name=f"offset{t}", reset_less=True) for t in range(g.steps)]
         info3 = Signal(pass_layout(g), reset_less=True)
         draining = Signal()
         number = Signal(range(g.groups))
@@ -197,18 +143,22 @@ class LaneArray(wiring.Component):
             with m.If(number == g.groups - 1):
                 m.d.sync += draining.eq(0)
         with m.If(last2):
-            m.d.sync += [shadow.eq(sums), info3.eq(info2), draining.eq(1), number.eq(0)]
+            m.d.sync += [info3.eq(info2), draining.eq(1), number.eq(0)]
+            m.d.sync += [shadow.eq(total) for shadow, total in zip(shadows, sums, strict=True)]
+            m.d.sync += [offset.eq(count << (bits - 1)) for offset, count in zip(offsets, counted, strict=True)]
         m.d.sync += [
             self.o_valid.eq(draining),
             self.o_group.eq(number),
             self.o_last.eq(number == g.groups - 1),
             self.o_info.eq(info3),
         ]
-        with m.If(draining):
+        for c in range(g.group):
+            drained = Signal(g.steps * width, name=f"drained{c}")
             with m.Switch(number):
                 for index in range(g.groups):
                     with m.Case(index):
-                        for c in range(g.group):
-                            for t in range(g.steps):
-                                m.d.sync += self.o[c][t].eq(shadow[t][index * g.group + c])
+                        m.d.comb += drained.eq(shadows[index * g.group + c])
+            with m.If(draining):
+                for t in range(g.steps):
+                    m.d.sync += self.o[c][t].eq(drained[t * width : (t + 1) * width] - offsets[t])
         return m

@@ -61,6 +61,6 @@ def spikes_layout(g: Geometry, channels: int) -> data.ArrayLayout:
     return data.ArrayLayout(g.steps, channels)
 
 
-def membrane_layout(g: Geometry, bits: int) -> data.ArrayLayout:
-    """Return a group's signed values, channel by channel, step by step."""
-    return data.ArrayLayout(data.ArrayLayout(signed(bits), g.steps), g.group)
+def steps_layout(g: Geometry, bits: int) -> data.ArrayLayout:
+    """Return a channel's signed values, step by step."""
+    return data.ArrayLayout(signed(bits), g.steps)

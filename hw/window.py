@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The PSSA window unit: AND of keys and values, their ring of S tokens, tap accumulators, and the queries' gate."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import PASSES, memory_map
-from hw.passes import Kind, membrane_layout, pass_layout, spikes_layout
+from hw.passes import Kind, pass_layout, spikes_layout, steps_layout
 from model.geometry import Geometry
 
 
@@ -64,7 +64,7 @@ class PssaWindow(wiring.Component):
                 "o_group": Out(range(g.groups)),
                 "o_last": Out(1),
                 "o_info": Out(pass_layout(g)),
-                "o": Out(membrane_layout(g, g.window_bits)),
+                "o": Out(steps_layout(g, g.window_bits)).array(g.group),
                 "load_taps": In(load_port(sections["taps"])),
                 "probe": In(load_port(sections["ring"])),
                 "busy": In(1),
@@ -154,10 +154,11 @@ class PssaWindow(wiring.Component):
             values1.eq(both),
             self.ready.eq(~gathering & ~valid1 & ~emitting & ~self.start),
         ]
-        layout = membrane_layout(g, g.window_bits)
-        m.submodules.sums = sums = memory.Memory(shape=layout, depth=g.groups, init=[])
+        layout = steps_layout(g, g.window_bits)
+        m.submodules.sums = sums = memory.Memory(shape=data.ArrayLayout(layout, g.group), depth=g.groups, init=[])
         sums_write, sums_read = sums.write_port(), sums.read_port(domain="comb")
-        running, added = Signal(layout), Signal(layout)
+        running = [Signal(layout, name=f"running{c}", reset_less=True) for c in range(g.group)]
+        added = [Signal(layout, name=f"added{c}") for c in range(g.group)]
         spikes = Signal(spikes_layout(g, g.group))
         m.d.comb += spikes.eq(Mux(side1.value, values1, Mux(side1.absent, 0, read.data)))
         bits = g.weight_bits
@@ -167,11 +168,11 @@ class PssaWindow(wiring.Component):
                 kept = Mux(side1.value, sums_read.data[c][t], Mux(side1.first, 0, running[c][t]))
                 m.d.comb += added[c][t].eq(kept + Mux(spikes[c][t], weight, 0))
         with m.If(valid1):
-            m.d.sync += running.eq(added)
+            m.d.sync += [register.eq(value) for register, value in zip(running, added, strict=True)]
         m.d.comb += [
             sums_read.addr.eq(Mux(emitting, self.o_group, side1.group)),
             sums_write.addr.eq(side1.group),
-            sums_write.data.eq(added),
+            sums_write.data.eq(Cat(added)),
             sums_write.en.eq(valid1 & side1.last),
         ]
 
