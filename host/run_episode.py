@@ -5,8 +5,9 @@
 import argparse
 import contextlib
 import math
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +49,31 @@ EXPECTED = (
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as a shell reports it."""
+
+
+@contextlib.contextmanager
+def held_interrupts() -> Iterator[Callable[[], None]]:
+    """Hold the first Ctrl-C back until the yielded function is called, so that no step is recorded by halves.
+
+    A second one acts at once.
+    """
+    pending = False
+
+    def take(number: int, frame: object) -> None:
+        nonlocal pending
+        if pending:
+            raise KeyboardInterrupt
+        pending = True
+
+    def release() -> None:
+        if pending:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, take)
+    try:
+        yield release
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def say(line: str) -> None:
@@ -162,10 +188,11 @@ class Run:
             if filming:
                 self.video = Video(self.folder / "episode.mp4", environment)
                 at_end.callback(self.video.close)
+            release = at_end.enter_context(held_interrupts())
             for index in range(options.episodes):
-                self._fly_one(index, environment, agent, accelerator, check, table)
+                self._fly_one(index, environment, agent, accelerator, check, table, release)
 
-    def _fly_one(self, index, environment, agent, accelerator, check, table) -> None:
+    def _fly_one(self, index, environment, agent, accelerator, check, table, release) -> None:
         episode = Episode(self.options.seed + index)
         self.episodes.append(episode)
         length = environment.spec.max_episode_steps if environment.spec else None
@@ -176,6 +203,7 @@ class Run:
             progress.show(episode)
             if self.video and not self._or_no_video(self.video.frame):
                 self.video = None
+            release()
 
         try:
             fly(episode, environment, agent, accelerator, check, on_step)
@@ -234,11 +262,14 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"run_episode: {error}")
         code = 1
     if run:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # this takes a second; half a page is of no use
         try:
             run.finish(code == INTERRUPTED)
         except RunFolderError as error:
             say(f"run_episode: {error}")
             code = code or 1
+        finally:
+            signal.signal(signal.SIGINT, before)
     return code
 
 

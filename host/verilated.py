@@ -36,7 +36,7 @@ FLAGS = (
     f"--top-module {TOP} --prefix V{TOP}"
 ).split()
 
-COMPILER_FLAGS = "OPT_FAST=-O2 OPT_SLOW=-O0 OPT_GLOBAL=-O2"
+COMPILER_FLAGS = "OPT_FAST=-Os OPT_SLOW=-O0 OPT_GLOBAL=-O2"
 
 POLL_CYCLES = 20_000
 """Simulated between looks at the clock and at Ctrl-C."""
@@ -80,8 +80,12 @@ def library(geometry: Geometry, note: Callable[[str], None] = lambda line: None,
     built = cache / f"{build_key(geometry)}.so"
     if built.exists():
         return built
-    cache.mkdir(parents=True, exist_ok=True)
-    with built.with_suffix(".lock").open("w") as lock:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        lock = built.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise BuildError(f"cannot write to {cache} ({error.strerror}), where the simulated circuit is kept") from None
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits for the first one's library
         if not built.exists():
             _build(geometry, built, note)

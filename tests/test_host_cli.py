@@ -99,6 +99,7 @@ def test_an_episode_from_start_to_files_without_torch(hopper, tmp_path):
     assert set(summary["versions"]) >= {"mujoco", "gymnasium", "verilator", "spikeloop"}
     steps = rows(tmp_path / "out" / "steps.csv")
     assert [row["episode"] for row in steps] == ["0"] * first["steps"] + ["1"] * second["steps"]
+    assert [int(row["step"]) for row in steps] == [*range(first["steps"]), *range(second["steps"])]
     assert float(steps[-1]["return"]) == pytest.approx(second["return"])
     assert sum(float(row["reward"]) for row in steps) == pytest.approx(first["return"] + second["return"])
     assert len({row["action0"] for row in steps}) > 3

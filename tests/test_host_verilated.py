@@ -51,6 +51,13 @@ def test_a_failed_build_shows_the_log(tmp_path, monkeypatch):
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".lock", ".log"}
 
 
+def test_a_cache_that_cannot_be_written(tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises(BuildError, match=r"cannot write to .*file/cache"):
+        library(TINY, cache=blocked / "cache")
+
+
 def test_the_cache_knows_sources_and_geometry(tmp_path, monkeypatch):
     keys = {build_key(TINY), build_key(ODD)}
     shim = tmp_path / "shim.cpp"
