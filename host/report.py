@@ -55,7 +55,7 @@ th {{ font-weight: 600 }} td {{ font-variant-numeric: tabular-nums }} tr {{ bord
 """
 
 
-def _picture(draw: Callable[[Figure], None], height: float) -> str:
+def _picture(name: str, draw: Callable[[Figure], None], height: float) -> str:
     """Return an <img> with what `draw` puts on a figure, `height` inches tall."""
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(9.4, height), layout="constrained")
@@ -63,7 +63,7 @@ def _picture(draw: Callable[[Figure], None], height: float) -> str:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
         plt.close(figure)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
 def _table(rows: list[tuple[Any, ...]], header: tuple[str, ...] = (), style: str = "") -> str:
@@ -87,7 +87,7 @@ def write_report(
     sections = [_facts(summary, policy, clock_mhz), _episodes(summary)]
 
     def section(heading: str, caption: str, draw: Callable[[Figure], None], height: float = 2.7) -> None:
-        sections.append(f"<h2>{heading}</h2><p>{caption}</p>{_picture(draw, height)}")
+        sections.append(f"<h2>{heading}</h2><p>{caption}</p>{_picture(heading, draw, height)}")
 
     section("Return", "Sum of rewards so far; dashed: the return asked for.", lambda f: _returns(f, episodes, summary))
     of_last = f"Episode {len(episodes) - 1}, seed {last.seed}."
