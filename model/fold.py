@@ -88,15 +88,14 @@ def _residual(layer: Normed, g: Geometry, one: float) -> QuantResidual:
 
 def _embedding(layer: Normed, g: Geometry, one: float, input_scale: Tensor) -> QuantEmbedding:
     weight, bias = layer.folded()
-    weight = weight / input_scale
     units = one * torch.exp2(torch.arange(float(1 << g.embed_shift_bits)))
-    shift = best_unit(weight, units, g.dense_weight_bits)
+    shift = best_unit(weight / input_scale, units, g.dense_weight_bits)
     # floor takes half a unit off on average; the bias gives it back
     bias = bias + torch.where(shift > 0, 0.5 / one, 0.0)
     return QuantEmbedding(
         weight,
         bias,
-        units[shift],
+        units[shift][:, None] / input_scale,
         torch.full_like(bias, one),
         g.dense_weight_bits,
         g.bias_bits,
@@ -108,13 +107,14 @@ def _embedding(layer: Normed, g: Geometry, one: float, input_scale: Tensor) -> Q
 def _head(layer: Head, g: Geometry, one: float) -> QuantHead:
     weight, bias = layer.folded()
     entries = 1 << g.table_log2
-    weight = weight / (one * g.steps)
     units = entries / HEAD_SPAN * torch.exp2(torch.arange(32, dtype=torch.float64))
-    shift = best_unit(weight, units, g.dense_weight_bits)
+    # the head sums integers over the steps where the float network takes the mean of reals
+    scale = one * g.steps
+    shift = best_unit(weight / scale, units, g.dense_weight_bits)
     return QuantHead(
         weight,
         bias,
-        units[shift],
+        units[shift] / scale,
         units[shift],
         g.dense_weight_bits,
         g.head_bits - 1,

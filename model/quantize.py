@@ -59,7 +59,11 @@ def best_unit(weight: Tensor, candidates: Tensor, bits: int) -> Tensor:
 
 
 class _Quantised(nn.Module):
-    """Weight [out, in] and bias [out] in real units, on grids of `unit` [out] and `bias_unit` [out] integers each."""
+    """Weight [out, in] and bias [out] in real units, on grids of `unit` and `bias_unit` [out] integers each.
+
+    unit [out] or [out, in]. Real units are those of the float network: an optimiser that moves every weight by the same
+    amount, as Adam does, would throw weights a thousand times smaller against the ends of their grid.
+    """
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, unit: Tensor, bias_unit: Tensor, weight_bits: int, bias_bits: int
@@ -70,12 +74,12 @@ class _Quantised(nn.Module):
         self.weight_bits, self.bias_bits = weight_bits, bias_bits
         self.unit: Tensor
         self.bias_unit: Tensor
-        self.register_buffer("unit", unit.to(weight.dtype))
+        self.register_buffer("unit", unit.to(weight.dtype).view(len(weight), -1))
         self.register_buffer("bias_unit", bias_unit.to(weight.dtype))
 
     def integers(self) -> tuple[Tensor, Tensor | None]:
         """Return the integer weight [out, in] and bias [out], differentiable."""
-        weight = to_grid(self.weight * self.unit[:, None], self.weight_bits)
+        weight = to_grid(self.weight * self.unit, self.weight_bits)
         bias = None if self.bias is None else to_grid(self.bias * self.bias_unit, self.bias_bits)
         return weight, bias
 

@@ -90,6 +90,16 @@ def test_the_loss_falls_in_both_phases(trained: Path) -> None:
     assert TrainConfig.from_json((trained / "config.json").read_text()) == CONFIG
 
 
+def test_training_leaves_the_weights_inside_their_grids(trained: Path) -> None:
+    network = Checkpoint.load(trained / "quant.pt").network
+    for layer in (network.embed, network.head, network.blocks[0].fc1, network.blocks[0].proj):
+        weight = layer.integers()[0]
+        low, high = weight.min(), weight.max()
+        assert high - low > 8
+        # Adam's steps are as large for small weights as for large ones: in the wrong unit all would end at the ends
+        assert ((weight == low) | (weight == high)).float().mean() < 0.3
+
+
 @pytest.mark.parametrize("stop", [(train.PHASES[0], 50), (train.PHASES[1], 20)], ids=["float", "quant"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, trained: Path, stop: tuple[str, int], monkeypatch: pytest.MonkeyPatch
