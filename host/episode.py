@@ -77,9 +77,9 @@ def fly(
     agent.begin()
     if check:
         check.begin()
-    start = time.perf_counter()
     try:
         while not (episode.terminated or episode.truncated):
+            start = time.perf_counter()
             asked = agent.return_to_go
             action = agent.act(observation)
             assert agent.decision is not None
@@ -93,7 +93,7 @@ def fly(
             )
             agent.reward(float(reward))
             episode.steps.append(Step(seen, agent.token, agent.decision, counters, action, asked, float(reward)))
-            episode.seconds = time.perf_counter() - start
+            episode.seconds += time.perf_counter() - start
             on_step(episode)
     except Difference:
         episode.mismatches += 1

@@ -5,6 +5,7 @@
 import argparse
 import contextlib
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -196,7 +197,7 @@ class Run:
         episode = Episode(self.options.seed + index)
         self.episodes.append(episode)
         length = environment.spec.max_episode_steps if environment.spec else None
-        progress = Progress(f"episode {index + 1}/{self.options.episodes}", length, self.options.clock_mhz)
+        progress = Progress(f"episode {index} seed {episode.seed}", length, self.options.clock_mhz)
 
         def on_step(episode: Episode) -> None:
             table.add(index, episode)
@@ -274,4 +275,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # whoever read the output, `head` for one, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
