@@ -243,7 +243,7 @@ class Run:
             write_report(self.folder / "report.html", summary, with_steps, self.policy, options.clock_mhz)
         if options.json:
             write_json(options.json, summary)
-        if (score := summary["normalized_score"]) is not None:
+        if with_steps and (score := summary["normalized_score"]) is not None:
             print(f"mean return {summary['return']:.2f}, D4RL normalised score {score:.2f}")
         print(f"wrote {self.folder}/: {', '.join(sorted(path.name for path in self.folder.iterdir()))}")
 
