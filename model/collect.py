@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.file, options.dataset, options.episodes, options.noise, options.seed, options.env or ""
             )
             print(f"{options.dataset}: {len(returns)} episodes, mean return {np.mean(returns):.1f}")  # noqa: T201
-    except (DataError, ArtifactError) as error:
+    except (DataError, ArtifactError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     return 0

@@ -80,6 +80,11 @@ class TrainConfig:
             f"fraction_bits must be 1 to {self.geometry.membrane_bits - 2} for this geometry, not {self.fraction_bits}",
         )
         require(self.norm_schedule in SCHEDULES, f"norm_schedule must be one of {', '.join(SCHEDULES)}")
+        heads = self.structure.heads
+        require(
+            self.structure.taps != "head" or self.geometry.d_model % heads == 0,
+            f"d_model {self.geometry.d_model} cannot be shared among {heads} heads; choose a divisor",
+        )
         require(
             self.quant_steps == 0 or self.structure.position == "relative",
             "absolute positions have no integer form; set quant_steps to 0",

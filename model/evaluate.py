@@ -102,11 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     try:
         result = evaluate(options.file, options.episodes, options.seed, options.target_return)
-    except (CheckpointError, ArtifactError, DataError) as error:
+        if options.json:
+            options.json.write_text(json.dumps(result, indent=2) + "\n")
+    except (CheckpointError, ArtifactError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
     print(sentence(result))  # noqa: T201
     return 0
 

@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         policy, needed = export(options.checkpoint, options.scores)
         options.out.parent.mkdir(parents=True, exist_ok=True)
         policy.save(options.out)
-    except (CheckpointError, ExportError, ArtifactError) as error:
+    except (CheckpointError, ExportError, ArtifactError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     for what, bits in needed.items():

@@ -235,15 +235,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # lets oneDNN multiply: spikes and integers stay exact in it, and it is twice as fast on many CPUs
     torch.set_float32_matmul_precision("medium")
     command = shlex.join(["python", "-m", "model.train", *(sys.argv[1:] if arguments is None else arguments)])
+    out = options.out or Path("runs") / Path(options.config).stem
     try:
         replaced = {"seed": options.seed, "steps": options.steps, "quant_steps": options.quant_steps}
         config = dataclasses.replace(
             find(options.config), **{name: value for name, value in replaced.items() if value is not None}
         )
-        out = options.out or Path("runs") / Path(options.config).stem
         trainer = Trainer(config, data.load(options.dataset), out, options.resume, options.save_every, command)
         trainer.run(progress=os.environ.get("TERM") != "dumb")
-    except (ConfigError, CheckpointError, DataError) as error:
+    except (ConfigError, CheckpointError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:

@@ -235,6 +235,8 @@ def test_configurations_survive_json_and_windows_cover_the_context() -> None:
     assert TrainConfig.from_json(find("hopper").to_json()) == find("hopper")
     with pytest.raises(ConfigError, match="length 6 is below the geometry's context of 7 tokens"):
         dataclasses.replace(CONFIG, length=6)
+    with pytest.raises(ConfigError, match="d_model 16 cannot be shared among 7 heads"):
+        dataclasses.replace(CONFIG, structure=Structure(taps="head", heads=7))
     with pytest.raises(ConfigError, match="absolute positions have no integer form"):
         dataclasses.replace(CONFIG, structure=Structure(position="absolute", taps="shared"))
 
