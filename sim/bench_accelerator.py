@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: MIT
+"""cocotb side of test_accelerator: the shipped driver on the circuit behind AXI4-Lite, against PyTorch."""
+
+import cocotb
+import numpy as np
+import pytest
+
+from host.accelerator import Accelerator, AcceleratorError
+from host.policy_image import pack
+from hw.memory_map import memory_map
+from hw.registers import (
+    INTERFACE_VERSION,
+    MAGIC,
+    PAGE_OFFSET,
+    PAGE_WORDS,
+    UNITS,
+    WINDOW_BYTES,
+    field_mask,
+    offsets,
+    register_table,
+)
+from model.artifact import Policy
+from model.geometry import Geometry
+from model.random_policy import random_policy, random_tokens
+from sim.build import parameter
+from sim.bus import CocotbBus, driven
+from sim.reference import Reference
+
+MOST_MS = 400
+"""Of simulated time, 10 ns a cycle: the watchdog of every test here."""
+
+
+def geometry() -> Geometry:
+    return Geometry.from_json(parameter("geometry"))
+
+
+class Flight:
+    """One policy on the circuit and in PyTorch, side by side; counts what it compared."""
+
+    def __init__(self, bus: CocotbBus, accelerator: Accelerator, policy: Policy, deep: bool = True) -> None:
+        self.bus, self.accelerator, self.policy, self.deep = bus, accelerator, policy, deep
+        self.reference = Reference(policy)
+        self.ring = np.zeros((policy.geometry.layers, policy.geometry.window), object)
+        self.compared = self.saturations = 0
+        self.actions: set[tuple[int, ...]] = set()
+        self.activity: list[float] = []
+        self.stalls = self.cycles = self.bound = 0
+        accelerator.load(policy)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin an episode on both sides."""
+        self.accelerator.new_episode()
+        self.reference.begin()
+        self.tokens = 0
+
+    def step(self, token: np.ndarray) -> None:
+        """Decide on both sides and compare everything."""
+        g, accelerator = self.policy.geometry, self.accelerator
+        before = self.bus.busy_cycles
+        decision, expected = accelerator.decide(token), self.reference.decide(token)
+        seen = self.bus.busy_cycles - before
+        np.testing.assert_array_equal(decision.words, expected.words)
+        assert accelerator.signatures() == expected.signatures
+        counters = accelerator.counters()
+        assert counters.saturations == expected.saturations
+        assert counters.layer_rows == expected.layer_rows
+        assert counters.unit_rows == expected.unit_rows
+        assert decision.cycles == seen
+        assert sum(counters.unit_cycles.values()) == decision.cycles
+        assert 0 < counters.stalls < decision.cycles
+        fetches = sum(-(-rows // g.rows_per_cycle) for rows in counters.layer_rows)
+        assert decision.cycles > fetches
+        self.cycles += decision.cycles
+        self.bound += fetches
+        slot = self.tokens % g.window
+        for layer in range(g.layers):
+            self.ring[layer, slot] = expected.both[layer]
+        self.tokens += 1
+        assert self.bus.read32(accelerator._at["TOKENS"]) == min(self.tokens, g.window)
+        if self.deep:
+            self.probe(expected.residual)
+        self.compared += 1
+        self.saturations += expected.saturations
+        self.actions.add(tuple(expected.words))
+        self.activity.append(expected.activity)
+
+    def probe(self, residual: np.ndarray) -> None:
+        """Compare the membranes and the tokens of this episode that the rings hold."""
+        np.testing.assert_array_equal(self.accelerator.probe_residual(), residual)
+        found = self.accelerator.probe_ring()
+        for (layer, slot), both in np.ndenumerate(self.ring):
+            if slot < self.tokens:
+                np.testing.assert_array_equal(found[layer, slot], both)
+
+    def assert_varied(self) -> None:
+        """Check that the data could have told right from wrong."""
+        assert len(self.actions) > self.compared // 4
+        assert 0.02 < np.mean(self.activity) < 0.98
+
+
+@cocotb.test(timeout_time=MOST_MS, timeout_unit="ms")
+async def episodes(dut):
+    """Random policies, random tokens, several episodes each, random stalls: all results are PyTorch's."""
+    g = geometry()
+    policies, lengths = int(parameter("policies")), [int(n) for n in parameter("lengths").split(",")]
+    deep = parameter("deep") == "1"
+
+    def work(bus: CocotbBus) -> None:
+        accelerator = Accelerator(bus, g)
+        compared = saturations = 0
+        for seed in range(policies):
+            sizes = (None, None) if seed % 3 != 1 else (max(1, g.observation_size - 2), max(1, g.action_size - 1))
+            bus.stall(0.0)  # loading is most of the transfers; the first words meet stalls in `protocol`
+            flight = Flight(bus, accelerator, random_policy(g, 100 + seed, *sizes), deep)
+            for episode, length in enumerate(lengths):
+                bus.stall((0.3, 0.0, 0.6)[(seed + episode) % 3])
+                if episode:
+                    flight.begin()
+                for token in random_tokens(flight.policy, length, 1000 * seed + episode):
+                    flight.step(token)
+            flight.assert_varied()
+            compared += flight.compared
+            saturations += flight.saturations
+        assert accelerator.status() == set()
+        assert compared == policies * sum(lengths)
+        if g.membrane_bits < 12:
+            assert saturations > 0
+        dut._log.warning(f"compared {compared} decisions over {bus.transfers} transfers, {saturations} saturations")
+
+    await driven(dut, 1, work)

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""The accelerator in a cocotb simulation behind the host's `Bus`: AXI4-Lite by cocotbext-axi, stalls at random."""
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+
+import cocotb
+import numpy as np
+from cocotb.clock import Clock
+from cocotb.task import bridge, resume
+from cocotb.triggers import ClockCycles, RisingEdge
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
+
+from host.bus import Bus, BusTimeout, Words
+
+POLL_CYCLES = 60
+"""Simulated between two reads of a poll, at most."""
+
+
+class CocotbBus(Bus):
+    """Blocking access for code that runs inside `driven`. Every answer must be OKAY.
+
+    busy_cycles : cycles in which the circuit's core was busy, counted beside it.
+    """
+
+    def __init__(self, dut, seed: int) -> None:
+        self.dut = dut
+        self.busy_cycles = 0
+        self.transfers = 0
+        self._random = random.Random(seed)
+        logging.getLogger("cocotb").setLevel(logging.WARNING)  # cocotbext-axi reports every transfer
+        self.master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil_"), dut.clk, dut.rst)
+        write, read = self.master.write_if, self.master.read_if
+        self._channels = (write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel)
+
+    def stall(self, share: float) -> None:
+        """Pause every channel in that share of cycles, at random."""
+
+        def pauses(seed: int) -> Iterator[bool]:
+            draws = random.Random(seed)
+            while True:
+                yield draws.random() < share
+
+        for channel in self._channels:
+            if share:
+                channel.set_pause_generator(pauses(self._random.getrandbits(32)))
+            else:
+                channel.clear_pause_generator()
+                channel.pause = False
+
+    @resume
+    async def _read(self, address: int, count: int) -> Words:
+        return await self._reading(address, count)
+
+    async def _reading(self, address: int, count: int) -> Words:
+        self.transfers += count
+        answer = await self.master.read(address, 4 * count)
+        assert answer.resp == AxiResp.OKAY, f"reading 0x{address:04x}: {answer.resp}"
+        return np.frombuffer(answer.data, "<u4").copy()
+
+    @resume
+    async def write_bytes(self, address: int, octets: bytes) -> None:
+        """Write octets; a word that they do not cover wholly is written with partial strobes."""
+        await self._writing(address, octets)
+
+    async def _writing(self, address: int, octets: bytes) -> None:
+        self.transfers += -(-len(octets) // 4)
+        answer = await self.master.write(address, octets)
+        assert answer.resp == AxiResp.OKAY, f"writing 0x{address:04x}: {answer.resp}"
+
+    @resume
+    async def read_while_writing(self, read_from: int, write_to: int, word: int) -> int:
+        """Issue a read and a write at the same time; return what was read."""
+        reading = cocotb.start_soon(self._reading(read_from, 1))
+        await self._writing(write_to, word.to_bytes(4, "little"))
+        return int((await reading)[0])
+
+    @resume
+    async def wait(self, cycles: int) -> None:
+        """Let cycles pass."""
+        await ClockCycles(self.dut.clk, cycles)
+
+    def read32(self, address: int) -> int:
+        return int(self._read(address, 1)[0])
+
+    def write32(self, address: int, word: int) -> None:
+        self.write_bytes(address, int(word).to_bytes(4, "little"))
+
+    def read_block(self, address: int, count: int) -> Words:
+        return self._read(address, count)
+
+    def write_block(self, address: int, words: Words) -> None:
+        self.write_bytes(address, np.ascontiguousarray(words, "<u4").tobytes())
+
+    def poll(self, address: int, mask: int, value: int, timeout_s: float) -> None:
+        """Read now and then; simulated time, not the clock on the wall, decides on giving up."""
+        for _ in range(5000):
+            if (last := self.read32(address)) & mask == value:
+                return
+            self.wait(self._random.randint(1, POLL_CYCLES))
+        raise BusTimeout(address, mask, value, last, timeout_s)
+
+    async def count_busy(self) -> None:
+        """Count the core's busy cycles, for ever."""
+        busy = self.dut.accelerator.core.busy
+        while True:
+            await RisingEdge(self.dut.clk)
+            self.busy_cycles += bool(busy.value)
+
+
+async def driven(dut, seed: int, work: Callable[[CocotbBus], None]) -> None:
+    """Start clock and reset, then run the blocking `work` on the circuit."""
+    Clock(dut.clk, 10, "ns").start()
+    dut.rst.value = 1
+    bus = CocotbBus(dut, seed)
+    counting = cocotb.start_soon(bus.count_busy())
+    await ClockCycles(dut.clk, 4)
+    dut.rst.value = 0
+    await ClockCycles(dut.clk, 4)
+    await bridge(work)(bus)
+    counting.cancel()
