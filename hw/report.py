@@ -168,16 +168,16 @@ def main(arguments: list[str] | None = None) -> int:
         geometry = read_geometry(options.geometry)
         text = verilog(geometry)
         for family in families:
-            print(f"synthesising {options.geometry} for {family} ...", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"synthesising {options.geometry} for {family} ...", file=sys.stderr, flush=True)
             rows = per_unit(synthesise(text, family))
-            print("\n".join(table(family, rows)), end="\n\n")  # noqa: T201
+            print("\n".join(table(family, rows)), end="\n\n")
             board, capacity = DEVICES[family]
             result[family] = {"board": board, "capacity": capacity, **rows}
             if options.json:
                 facts = {"geometry": json.loads(geometry.to_json()), "geometry_digest": geometry.digest}
                 options.json.write_text(json.dumps(facts | {"families": result}, indent=2) + "\n")
     except (GeometryError, SynthesisError, OSError) as error:
-        print(f"hw.report: {error}", file=sys.stderr)  # noqa: T201
+        print(f"hw.report: {error}", file=sys.stderr)
         return 2
     return 0
 

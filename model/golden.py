@@ -16,13 +16,13 @@ Integers = NDArray[np.int64]
 Bits = NDArray[np.bool_]
 
 
-def spiking_linear(spikes: Bits, weight: Integers) -> Integers:
+def spiking_linear(spikes: Bits, weight: Integers | NDArray[np.float32]) -> Integers:
     """Sum the weights of the inputs that spike: `acc[t,c] = sum_i w[c,i] s[t,i]`.
 
     spikes [steps, inputs], weight [outputs, inputs] -> [steps, outputs]. Runs as a float32 matrix product, exact
     because every partial sum stays below 2**24 (`Geometry.accumulator_bits` is at most 16).
     """
-    product = spikes.astype(np.float32) @ weight.astype(np.float32).T
+    product = spikes.astype(np.float32) @ weight.astype(np.float32, copy=False).T
     return product.astype(np.int64)
 
 
@@ -34,11 +34,10 @@ def lif(current: Integers, threshold: Integers) -> tuple[Bits, Integers]:
     """
     guard = 2 * (current.shape[0] - 1)
     scaled = np.asarray(threshold, np.int64) << guard
-    membrane = np.zeros_like(current)
-    carried = np.zeros(current.shape[1], np.int64)
-    for t, u in enumerate(current):
-        membrane[t] = (u << guard) + (carried >> 2)
-        carried = np.where(membrane[t] > scaled, 0, membrane[t])
+    membrane = current << guard
+    for t in range(1, len(membrane)):
+        before = membrane[t - 1]
+        membrane[t] += np.where(before > scaled, 0, before >> 2)
     return membrane > scaled, membrane
 
 
@@ -115,6 +114,8 @@ class GoldenNetwork:
         self.policy = policy
         self.geometry: Geometry = policy.geometry
         self._tensors: dict[str, Integers] = {name: t.astype(np.int64) for name, t in policy.tensors.items()}
+        # the same integers, as the matrix product wants them
+        self._weights = {name: t.astype(np.float32) for name, t in policy.tensors.items() if name.endswith("weight")}
         self.reset()
 
     def reset(self) -> None:
@@ -140,7 +141,7 @@ class GoldenNetwork:
 
         def linear(spikes: Bits, name: str) -> Integers:
             trace.active_rows[name] = int(np.count_nonzero(spikes.any(axis=0)))
-            return spiking_linear(spikes, p[f"{name}.weight"])
+            return spiking_linear(spikes, self._weights[f"{name}.weight"])
 
         def neuron(current: Integers, name: str) -> Bits:
             trace.spikes[name], _ = lif(current, p[f"{name}.threshold"])
