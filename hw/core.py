@@ -192,9 +192,14 @@ class DecisionCore(wiring.Component):
             m.d.sync += number.eq(0)
 
         # Counters
+        embedding = Signal()
+        with m.If(embed.o_valid & embed.o_last):
+            m.d.sync += embedding.eq(0)
+        with m.If(begin):
+            m.d.sync += embedding.eq(1)
         m.d.comb += [
             counters.running.eq(self.busy),
-            counters.embedding.eq(~sequencer.started),
+            counters.embedding.eq(~sequencer.started | (embedding & walker.idle)),
             counters.finishing.eq(sequencer.exhausted & walker.idle),
             counters.kind.eq(sequencer.info.kind),
             counters.waiting.eq(walker.idle),

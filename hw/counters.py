@@ -18,7 +18,7 @@ class DecisionCounters(wiring.Component):
     -------
     clear : start of a decision
     running : a cycle of the decision
-    embedding : no pass has begun yet
+    embedding : no pass has begun yet, or the first one waits for the embedding's next group
     finishing : all passes have been fetched: the cycle belongs to the head
     kind : the pass the front of the pipeline works on, or waits for
     waiting : the row walker has nothing open

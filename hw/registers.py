@@ -110,7 +110,7 @@ def register_table(g: Geometry) -> tuple[Register, ...]:
         Register("TOTAL_CYCLES_LOW", 0x044, "RO", 32, "busy cycles since then, low word, at the last SNAPSHOT"),
         Register("TOTAL_CYCLES_HIGH", 0x048, "RO", 32, "high word"),
         Register("INPUT", 0x100, "RW", 32, "token, four signed bytes a word, low byte first", -(-g.input_size // 4)),
-        Register("DONE", 0x200, "RO", 32, "START number of the last decision that ended"),
+        Register("DONE", 0x200, "RO", 32, "START number whose decision, repeats included, ended last"),
         Register("CYCLES", 0x204, "RO", 32, "cycles of the last decision, START to DONE"),
         Register("ACTION", 0x208, "RO", 32, "actions, two signed 16-bit words each, low first", -(-g.action_size // 2)),
         Register("SIGNATURE", 0x300, "RO", 32, "running signature after embedding and each sub-block", g.signatures),
