@@ -37,16 +37,12 @@ class Episode:
     seed: int
     steps: list[Step] = field(default_factory=list)
     activity: Activity = field(default_factory=Activity)  # of checked steps
+    total: float = 0.0  # return so far: the sum of the rewards
     terminated: bool = False
     truncated: bool = False
     checked_actions: int = 0
     mismatches: int = 0
     seconds: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Return of the episode: the sum of its rewards."""
-        return sum(step.reward for step in self.steps)
 
     @property
     def cycles_median(self) -> float | None:
@@ -93,6 +89,7 @@ def fly(
             )
             agent.reward(float(reward))
             episode.steps.append(Step(seen, agent.token, agent.decision, counters, action, asked, float(reward)))
+            episode.total += float(reward)
             episode.seconds += time.perf_counter() - start
             on_step(episode)
     except Difference:

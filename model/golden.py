@@ -16,6 +16,9 @@ Integers = NDArray[np.int64]
 Bits = NDArray[np.bool_]
 
 
+KVQ = ("key", "value", "query")
+
+
 def spiking_linear(spikes: Bits, weight: Integers | NDArray[np.float32]) -> Integers:
     """Sum the weights of the inputs that spike: `acc[t,c] = sum_i w[c,i] s[t,i]`.
 
@@ -116,6 +119,12 @@ class GoldenNetwork:
         self._tensors: dict[str, Integers] = {name: t.astype(np.int64) for name, t in policy.tensors.items()}
         # the same integers, as the matrix product wants them
         self._weights = {name: t.astype(np.float32) for name, t in policy.tensors.items() if name.endswith("weight")}
+        # keys, values and queries read the same spikes: one product for the three
+        p = self._tensors
+        for at in (f"layer{layer}" for layer in range(self.geometry.layers)):
+            for part in ("weight", "bias", "threshold"):
+                p[f"{at}.kvq.{part}"] = np.concatenate([p[f"{at}.{name}.{part}"] for name in KVQ])
+            self._weights[f"{at}.kvq.weight"] = p[f"{at}.kvq.weight"].astype(np.float32)
         self.reset()
 
     def reset(self) -> None:
@@ -158,7 +167,10 @@ class GoldenNetwork:
         for layer in range(g.layers):
             at = f"layer{layer}"
             s = trace.spikes[f"{at}.entry"] = lif(x, p["entry.threshold"])[0]
-            k, v, q = (spiking(s, f"{at}.{name}") for name in ("key", "value", "query"))
+            k, v, q = np.split(spiking(s, f"{at}.kvq"), 3, axis=1)
+            trace.spikes |= {f"{at}.{name}": spikes for name, spikes in zip(KVQ, (k, v, q), strict=True)}
+            trace.active_rows |= dict.fromkeys((f"{at}.{name}" for name in KVQ), trace.active_rows.pop(f"{at}.kvq"))
+            del trace.spikes[f"{at}.kvq"]
             self._rings[layer] = [k & v, *self._rings[layer]][: g.window]
             o = neuron(q * window_sum(self.ring(layer), p[f"{at}.window.weight"]), f"{at}.window")
             x = shortcut(x, o, f"{at}.proj")

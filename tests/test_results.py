@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: MIT
+"""The README's table is what the command prints from the kept results, and the results meet what they are held to."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.artifact import Policy
+from sim import table
+from sim.bench import DEFAULT_POLICY
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def results():
+    return {name: json.loads((table.RESULTS / name).read_text()) for name in table.SOURCES}
+
+
+def test_readme_shows_the_table_that_is_printed(capsys):
+    assert table.main([]) == 0
+    assert capsys.readouterr().out.strip() in README.read_text()
+
+
+def test_results_are_of_the_shipped_policy_and_circuit(results):
+    policy = Policy.load(DEFAULT_POLICY)
+    assert results["episodes.json"]["policy_digest"] == policy.digest
+    assert results["bench.json"]["policy_digest"] == policy.digest
+    for name in table.SOURCES:
+        assert results[name]["geometry_digest"] == policy.geometry.digest
+
+
+def test_quantised_policy_keeps_97_percent_of_its_float_return_and_beats_its_data(results):
+    policy = Policy.load(DEFAULT_POLICY)
+    reached = results["episodes.json"]["aggregate"]["return"]["mean"]
+    floating = next(score for score in policy.provenance["scores"] if score["kind"] == "float")
+    assert len(results["episodes.json"]["episodes"]) >= 20
+    assert reached >= 0.97 * floating["mean_return"]
+    assert reached > policy.provenance["dataset_mean_return"]
+
+
+def test_cycles_stay_under_their_target(results):
+    bench = results["bench.json"]
+    assert bench["cycles_median"] <= 1300
+    assert bench["ratio_median"] <= 1.4
+
+
+def test_circuit_leaves_a_quarter_of_the_luts(results):
+    family = results["report.json"]["families"]["xc7"]
+    assert all(family["total"][name] <= family["capacity"][name] for name in family["capacity"])
+    assert family["total"]["lut"] <= 0.75 * family["capacity"]["lut"]
+
+
+def test_missing_result_names_the_command_that_makes_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(table, "RESULTS", tmp_path)
+    assert table.main([]) == 2
+    assert "python host/run_episode.py" in capsys.readouterr().err
