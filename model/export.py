@@ -5,7 +5,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from model.artifact import ArtifactError, Policy
 from model.checkpoint import Checkpoint, CheckpointError
 from model.evaluate import state_digest
 from model.fold import integer_tensors
-from model.geometry import Geometry
+from model.geometry import VERSION, Geometry
 
 SCORE_FIELDS = (
     "kind",
@@ -103,7 +102,7 @@ def export(checkpoint: Path, scores: Sequence[Path] = ()) -> tuple[Policy, dict[
         "command": saved.facts["command"],
         "config": json.loads(config.to_json()),
         "seed": config.seed,
-        "versions": saved.facts["versions"] | {"spikeloop": _own_version()},
+        "versions": saved.facts["versions"] | {"spikeloop": VERSION},
         "scores": [_score(path, state_digest(network)) for path in scores],
     }
     policy = Policy(
@@ -129,13 +128,6 @@ def _score(path: Path, digest: str) -> dict[str, Any]:
     if score["kind"] == "quantised" and score["digest"] != digest:
         raise ExportError(f"{path} scores another quantised network; evaluate this checkpoint again")
     return score
-
-
-def _own_version() -> str:
-    try:
-        return version("spikeloop")
-    except PackageNotFoundError:
-        return "uninstalled"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

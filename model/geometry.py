@@ -11,6 +11,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+VERSION = "0.1.0"
+"""Of the project, recorded with every result."""
+
 
 class GeometryError(ValueError):
     """A geometry that cannot be built; the message says what to change."""

