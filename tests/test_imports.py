@@ -91,7 +91,7 @@ def test_imports_keep_to_the_table(module):
         ("hw.registers", "import amaranth", ["amaranth"]),
         ("model.geometry", "import numpy as np", ["numpy"]),
         ("model.golden", "import torch.nn", ["torch.nn"]),
-        ("sim.bench", "import torch", ["torch"]),
+        ("sim.build", "import torch", ["torch"]),
         ("host.agent", "import numpy as np\nimport hw.registers\nimport time", []),
     ],
 )

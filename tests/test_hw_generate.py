@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: MIT
+"""Generated Verilog and resource tables: reproducible text, clear refusals, no cell left out of the count."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hw import generate, report
+from model.geometry import TINY, GeometryError
+
+
+def run_generate(folder, hash_seed, *arguments):
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    command = [sys.executable, "-m", "hw.generate", "--out", str(folder), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_verilog_is_the_same_text_on_every_run(tmp_path):
+    for name, hash_seed in (("one", "1"), ("two", "2")):
+        assert run_generate(tmp_path / name, hash_seed, "--geometry", "TINY").returncode == 0
+    for file in ("spikeloop.v", "manifest.json"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    text = (tmp_path / "one" / "spikeloop.v").read_text()
+    assert "module spikeloop(" in text
+    assert str(tmp_path) not in text
+    manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
+    assert manifest["geometry_digest"] == TINY.digest
+    assert manifest == generate.manifest(TINY, text)
+
+
+def test_unchanged_files_are_not_touched(tmp_path):
+    run_generate(tmp_path, "1", "--geometry", "TINY")
+    before = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
+    run_generate(tmp_path, "1", "--geometry", "TINY")
+    assert {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()} == before
+
+
+def test_geometry_comes_from_a_file_too(tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_text(TINY.to_json())
+    assert generate.read_geometry(str(path)) == TINY
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("HUGE", None, "the presets are TINY, ODD, HOPPER_Z2"),
+        ("absent.json", None, "there is no geometry file"),
+        ("broken.json", "{", "not JSON"),
+        ("odd.json", TINY.to_json().replace('"group":8', '"group":7'), "multiple of group"),
+    ],
+)
+def test_bad_geometry_is_one_sentence(tmp_path, monkeypatch, capsys, name, content, says):
+    monkeypatch.chdir(tmp_path)
+    if content:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(GeometryError, match=says):
+        generate.read_geometry(name)
+    assert generate.main(["--geometry", name]) == 2
+    assert report.main(["--geometry", name]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_resources_count_every_kind_of_cell():
+    cells = {"LUT6": 10, "LUT2": 5, "INV": 1, "RAM32M": 2, "RAM64X1S": 3, "SRL16E": 1}
+    cells |= {"FDRE": 7, "FDSE": 1, "RAMB36E1": 2, "RAMB18E1": 3, "DSP48E1": 4, "CARRY4": 9, "MUXF7": 2, "BUFG": 1}
+    assert report.resources(cells) == {"lut": 28, "ff": 8, "bram36": 3.5, "dsp": 4}
+
+
+def test_a_memory_primitive_it_does_not_know_is_refused():
+    with pytest.raises(report.SynthesisError, match="RAM4096X1S"):
+        report.resources({"RAM4096X1S": 1})
+
+
+def test_units_that_synthesis_dissolved_are_refused():
+    with pytest.raises(report.SynthesisError, match="lanes"):
+        report.per_unit({"spikeloop": {"LUT6": 1}})
+
+
+def test_total_is_the_sum_of_the_units():
+    modules = {f"spikeloop.accelerator.{place}": {"LUT6": 1, "FDRE": 2} for place in report.UNITS.values()}
+    rows = report.per_unit(modules | {"spikeloop": {"LUT6": 100}})
+    assert rows["total"]["lut"] == len(report.UNITS) + 100
+    assert rows["other"]["lut"] == 100
+
+
+@pytest.mark.slow
+def test_tiny_synthesises_for_both_families(tmp_path):
+    assert report.main(["--geometry", "TINY", "--json", str(tmp_path / "r.json")]) == 0
+    families = json.loads((tmp_path / "r.json").read_text())["families"]
+    assert set(families) == set(report.DEVICES)
+    for rows in families.values():
+        assert all(rows[unit]["lut"] > 0 for unit in report.UNITS)
+        assert rows["total"]["dsp"] == 2 * TINY.group
