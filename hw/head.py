@@ -20,7 +20,7 @@ class Head(wiring.Component):
     Members
     -------
     clear : start of a decision: the actions read zero until they are computed
-    i_valid, i_group, i : final membranes of a group, one group a cycle or slower, in order
+    i_valid, i_group, i : final membranes of a group, a group a cycle, in order
     count : actions the policy computes, at least 1
     load_weights, load_bias, load_table, busy : policy loading
     actions : signed 16-bit words
@@ -28,7 +28,7 @@ class Head(wiring.Component):
 
     Timing
     ------
-    `done` comes `LATENCY + count * groups` cycles after the first group if groups arrive one a cycle.
+    `done` comes `LATENCY + count * groups` cycles after the first group.
 
     """
 

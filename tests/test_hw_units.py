@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: MIT
+"""Every unit in Amaranth's simulator, over geometries and stalls, against the golden functions."""
+
+import dataclasses
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from model.geometry import ODD, TINY, Geometry
+from sim.benches import BENCHES
+from sim.ports import simulate
+from sim.units import UNITS
+
+SMALL = Geometry(observation_size=2, action_size=1, d_model=4, layers=1, steps=1, window=2, mlp_ratio=1, group=2)
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    """Draw small geometries: odd sizes, one step to five, one group to three, every number of rows a cycle."""
+    rows = draw(st.sampled_from([1, 2, 4]))
+    group = draw(st.sampled_from([2, 4, 6] if rows == 4 else [2, 3, 4, 5]))
+    return dataclasses.replace(
+        SMALL,
+        observation_size=draw(st.integers(1, 6)),
+        action_size=draw(st.integers(1, 3)),
+        group=group,
+        d_model=group * draw(st.integers(1, 3)),
+        layers=draw(st.integers(1, 3)),
+        steps=draw(st.integers(1, 5)),
+        window=draw(st.integers(2, 5)),
+        mlp_ratio=draw(st.integers(1, 3)),
+        weight_bits=draw(st.integers(2, 6)),
+        dense_weight_bits=draw(st.integers(2, 8)),
+        input_bits=draw(st.integers(2, 8)),
+        membrane_bits=draw(st.integers(6, 12)),
+        table_log2=draw(st.integers(4, 6)),
+        rows_per_cycle=rows,
+    )
+
+
+stalls = st.sampled_from([0.0, 0.2, 0.7])
+seeds = st.integers(0, 2**32 - 1)
+
+EXAMPLES = {"lif": 12, "walker": 12, "lanes": 8, "rows": 6, "memory": 6, "registers": 2}
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_unit(unit):
+    checked = 0
+
+    # a seed does not shrink
+    @settings(deadline=None, max_examples=EXAMPLES.get(unit, 4), database=None, phases=[Phase.generate])
+    @given(geometry=geometries(), stall=stalls, seed=seeds)
+    def check(geometry, stall, seed):
+        nonlocal checked
+        checked += simulate(UNITS[unit](geometry), BENCHES[unit], geometry, seed, stall)
+
+    check()
+    assert checked > 100
+
+
+@pytest.mark.parametrize("geometry", [TINY, ODD], ids=["TINY", "ODD"])
+@pytest.mark.parametrize("unit", ["lif", "walker", "memory", "counters"])
+def test_unit_of_a_preset(unit, geometry):
+    assert simulate(UNITS[unit](geometry), BENCHES[unit], geometry, 1, 0.3) > 100
