@@ -11,7 +11,7 @@ from model.geometry import Geometry
 
 
 class Embedding(wiring.Component):
-    """Multiply and accumulate `sum_i w[c,i] token[i]` with `group` multipliers (one DSP slice each).
+    """Multiply and accumulate `sum_i w[c,i] token[i]`, `PORTS` components a cycle (a DSP slice per channel and port).
 
     The only dense product on multi-bit inputs besides the head; its sums go through the residual store's shift, bias
     and saturation.
@@ -25,11 +25,17 @@ class Embedding(wiring.Component):
 
     Timing
     ------
-    A group every `count` cycles, the first `LATENCY + count` cycles after start.
+    A group every `interval(count)` cycles, the first `LATENCY + interval(count)` cycles after start.
 
     """
 
     LATENCY = 3
+    PORTS = 2
+
+    @classmethod
+    def interval(cls, count: int) -> int:
+        """Return the cycles a group of channels takes for a token of `count` components."""
+        return -(-count // cls.PORTS)
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -51,23 +57,24 @@ class Embedding(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         g = self.geometry
-        m.submodules.weights = weights = PolicyMemory(memory_map(g)["embed"])
+        m.submodules.weights = weights = PolicyMemory(memory_map(g)["embed"], self.PORTS)
         wiring.connect(m, wiring.flipped(self.load), weights.load)
 
         # Address
         running = Signal()
-        index, group = Signal(range(g.input_size)), Signal(range(g.groups))
+        index, group = Signal(range(g.input_size + self.PORTS)), Signal(range(g.groups))
         row = Signal(range(g.groups * g.input_size))
         first, last = Signal(), Signal()
         m.d.comb += [
             first.eq(index == 0),
-            last.eq(index + 1 == self.count),
+            last.eq(index + self.PORTS >= self.count),
             weights.busy.eq(self.busy),
-            weights.rows[0].eq(row + index),
-            weights.enable.eq(running),
+            weights.enable.eq(running.replicate(self.PORTS)),
         ]
+        for port in range(self.PORTS):
+            m.d.comb += weights.rows[port].eq(row + index + port)
         with m.If(running):
-            m.d.sync += index.eq(index + 1)
+            m.d.sync += index.eq(index + self.PORTS)
             with m.If(last):
                 m.d.sync += [index.eq(0), group.eq(group + 1), row.eq(row + g.input_size)]
                 with m.If(group == g.groups - 1):
@@ -79,15 +86,14 @@ class Embedding(wiring.Component):
         side = data.StructLayout({"group": range(g.groups), "first": 1, "last": 1})
         valid1, side1 = Signal(), Signal(side)
         valid2, side2 = Signal(), Signal(side)
-        component = Signal(signed(g.input_bits))
-        weight = weights.row_data[0]
-        products = Signal(data.ArrayLayout(signed(g.input_bits + g.dense_weight_bits), g.group), reset_less=True)
+        components = [Signal(signed(g.input_bits), name=f"component{port}") for port in range(self.PORTS)]
+        product = data.ArrayLayout(signed(g.input_bits + g.dense_weight_bits), g.group)
+        products = [Signal(product, name=f"products{port}", reset_less=True) for port in range(self.PORTS)]
         m.d.sync += [
             valid1.eq(running),
             side1.group.eq(group),
             side1.first.eq(first),
             side1.last.eq(last),
-            component.eq(self.token[index]),
             valid2.eq(valid1),
             side2.eq(side1),
             self.o_valid.eq(valid2 & side2.last),
@@ -95,9 +101,16 @@ class Embedding(wiring.Component):
             self.o_last.eq(side2.group == g.groups - 1),
         ]
         bits = g.dense_weight_bits
-        for c in range(g.group):
+        for port in range(self.PORTS):
+            # the last cycle of a group may have a component less
+            present = index + port < self.count
+            m.d.sync += components[port].eq(Mux(present, self.token[index + port], 0))
             with m.If(valid1):
-                m.d.sync += products[c].eq(weight[c * bits : (c + 1) * bits].as_signed() * component)
-            with m.If(valid2):
-                m.d.sync += self.o[c].eq(Mux(side2.first, 0, self.o[c]) + products[c])
+                for c in range(g.group):
+                    weight = weights.row_data[port][c * bits : (c + 1) * bits].as_signed()
+                    m.d.sync += products[port][c].eq(weight * components[port])
+        with m.If(valid2):
+            for c in range(g.group):
+                total = Mux(side2.first, 0, self.o[c]) + sum(of_port[c] for of_port in products)
+                m.d.sync += self.o[c].eq(total)
         return m
