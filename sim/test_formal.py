@@ -7,6 +7,7 @@ from amaranth.lib import wiring
 
 import hw.axi
 import hw.lif
+import hw.regfile
 from hw.axi import AxiLiteSlave
 from hw.lif import LifNeuron
 from hw.memory_map import Section
@@ -104,7 +105,25 @@ READ_WAIT = 5
 
 TABLE = tuple(register for register in register_table(TINY) if register.name in ("MAGIC", "SCRATCH", "CONTROL"))
 TABLE += tuple(register for register in register_table(TINY) if register.name in ("STATUS", "START", "PAGE", "DONE"))
-SECTIONS = {"policy": Section("policy", 0, 3, 40, True, ""), "probe": Section("probe", 1, 2, 32, False, "")}
+# three pages to write, one to look at; both end within a page
+SECTIONS = {"policy": Section("policy", 0, 9000, 40, True, ""), "probe": Section("probe", 3, 100, 20, False, "")}
+
+
+def following_read(m, access):
+    """Return a signal per cycle that follows a read, and whether the access keeps its rules there.
+
+    The address holds and nothing else is accessed until the data are taken.
+    """
+    address, reads = Signal.like(access.address), [access.read]
+    with m.If(access.read):
+        m.d.sync += address.eq(access.address)
+    for cycle in range(AxiLiteSlave.READ_CYCLES):
+        after = Signal(name=f"after_read{cycle}")
+        m.d.sync += after.eq(reads[-1])
+        reads.append(after)
+    waiting = Cat(reads[1:]).any()
+    kept = ~waiting | ((access.address == address) & ~access.read & ~access.write)
+    return reads[1:], kept & ~(access.read & access.write)
 
 
 class Handshakes(Elaboratable):
@@ -157,6 +176,9 @@ class Handshakes(Elaboratable):
             unready = ~(was_reset | getattr(axi, f"{channel}ready"))
             claim(m, f"{channel}_answered_once", count == unready + getattr(axi, f"{answer}valid"))
 
+        # What the register file relies on
+        claim(m, "one_access_at_a_time", following_read(m, slave.access)[1])
+
         # Every request is answered in time, whatever the other channel does
         for name, waits, limit in (
             ("write", (open_count["aw"] > 0) & (open_count["w"] > 0) & ~axi.bvalid, self.write_wait),
@@ -204,7 +226,8 @@ def test_register_window_needs_the_cycles_it_is_given(limit):
     [
         ("m.If(axi.bvalid & axi.bready)", "m.If(axi.bvalid)", "b_held"),
         ("m.If(axi.rvalid & axi.rready)", "m.If(axi.rvalid)", "r_held"),
-        ("m.Elif(ar_full & ~axi.rvalid)", "m.Elif(ar_full)", "r_held"),
+        ("with m.FSM():", "m.d.sync += axi.rdata.eq(access.read_data)\n        with m.FSM():", "r_held"),
+        ("m.Elif(ar_full & ~axi.rvalid)", "m.Elif(ar_full)", "ar_answered_once"),
         ("axi.arready.eq(awake & ~ar_full)", "axi.arready.eq(~ar_full)", "silent_in_reset"),
         ("m.If(aw_full & w_full & ~axi.bvalid)", "m.If(aw_full & ~axi.bvalid)", "w_answered_once"),
         ("axi.rvalid.eq(1), ar_full.eq(0)]", "axi.rvalid.eq(1)]", "ar_answered_once"),
@@ -213,12 +236,136 @@ def test_register_window_needs_the_cycles_it_is_given(limit):
         ("access.read_data), axi.rvalid.eq(1)", "access.read_data), axi.rresp.eq(2), axi.rvalid.eq(1)", "r_okay"),
     ],
     ids=[
-        *("drops-bvalid", "drops-rvalid", "overwrites-rdata", "ready-in-reset", "answers-without-data"),
+        *(
+            "drops-bvalid",
+            "drops-rvalid",
+            "unsteady-rdata",
+            "overwrites-rdata",
+            "ready-in-reset",
+            "answers-without-data",
+        ),
         *("answers-twice", "rvalid-waits-for-rready", "bvalid-waits-for-bready", "error-response"),
     ],
 )
 def test_handshake_proof_finds_a_planted_defect(old, new, found):
     verdict = slave_verdict(mutant(hw.axi, old, new).AxiLiteSlave(16))
+    assert verdict.status == "FAIL", verdict.log
+    assert found in verdict.failed
+
+
+STATUS_CYCLES = 16
+
+
+class RegisterRules(Elaboratable):
+    """A small register file beside its rules (docs/registers.md), word access by word access.
+
+    status : claim what reads of STATUS show, instead of what other reads show.
+    """
+
+    def __init__(self, module, status):
+        self.status = status
+        self.file = file = module.RegisterFile(TABLE, SECTIONS)
+        access = file.access
+        self.ports = [access.address, access.write, access.whole, access.write_data, access.read, file.busy]
+        self.ports += [getattr(file, r.name) for r in TABLE if r.access in ("RO", "W1C")]
+        self.ports += [getattr(file, name).read_data for name in SECTIONS]
+
+    def elaborate(self, platform):
+        m = Module()
+        m.submodules.file = file = self.file
+        access, busy = file.access, file.busy
+        reads, kept = following_read(m, access)
+        m.d.comb += Assume(kept)
+        here = {r.name: access.address == r.offset // 4 for r in TABLE}
+        store = access.write & access.whole
+
+        # What was stored is held, and START only changes while idle
+        held = {}
+        for name, width, free in (("SCRATCH", 32, 1), ("START", 32, ~busy), ("PAGE", 16, 1)):
+            held[name] = Signal(width, name=f"{name}_held")
+            with m.If(store & here[name] & free):
+                m.d.sync += held[name].eq(access.write_data)
+            claim(m, f"holds_{name}", getattr(file, name) == held[name])
+        acts = Mux(store & here["CONTROL"], access.write_data[:3], 0)
+        claim(m, "pulses_control", acts == file.CONTROL)
+
+        # A page shows its section, and only an idle, whole, fitting store changes it
+        in_page, word = access.address[-1], access.address[:-1]
+        reach = {}
+        for name, section in SECTIONS.items():
+            place = (held["PAGE"] - section.page) * 8192 + word
+            inside = (held["PAGE"] >= section.page) & (place < section.rows * section.stride)
+            reach[name] = Signal(name=f"reaches_{name}")
+            port = getattr(file, name)
+            m.d.comb += reach[name].eq(in_page & inside)
+            claim(m, f"stores_{name}", port.write == (store & reach[name] & ~busy & section.writable))
+            claim(m, f"place_{name}", ~reach[name] | ((port.address == place) & (port.data == access.write_data)))
+
+        # Errors stick until a one is written; the one that comes in that cycle stays
+        status, touched = Signal(4), access.read | access.write
+        known = Cat(*here.values()).any() | reach["policy"] | (reach["probe"] & ~access.write)
+        refused = touched & in_page & busy
+        refused |= store & here["START"] & busy & (access.write_data != held["START"])
+        bad = touched & (~known | (access.write & ~access.whole))
+        cleared = Mux(store & here["STATUS"], access.write_data[:4], 0)
+        m.d.sync += status.eq((status & ~cleared) | file.STATUS | (refused << 1) | (bad << 2))
+
+        # A read shows the register, the word of the page, or zero
+        values = held | {"MAGIC": file.MAGIC, "DONE": file.DONE, "STATUS": status | busy, "CONTROL": 0}
+        value = 0
+        for name, shown in values.items():
+            value = Mux(here[name], shown, value)
+        idle = Signal()
+        m.d.sync += idle.eq(~busy)
+        page_value = 0
+        for name in SECTIONS:
+            page_value = Mux(reach[name], getattr(file, name).read_data, page_value)
+        value_before = Signal(32)
+        m.d.sync += value_before.eq(Mux(in_page, Mux(idle, page_value, 0), value))
+        right = ~reads[-1] | (access.read_data == value_before)
+        if self.status:
+            claim(m, "status", right | ~here["STATUS"])
+        else:
+            claim(m, "read", right | here["STATUS"])
+        return m
+
+
+def register_verdict(module, status):
+    design = RegisterRules(module, status)
+    if status:
+        # the sticky bits show in reads alone, which leaves an induction nothing to start from
+        return prove(design, design.ports, depth=STATUS_CYCLES, mode="bmc")
+    return prove(design, design.ports, depth=4)
+
+
+def test_register_file_follows_its_rules_for_all_time():
+    verdict = register_verdict(hw.regfile, status=False)
+    assert verdict.status == "PASS", verdict.log
+
+
+def test_status_follows_its_rules_for_the_first_cycles():
+    verdict = register_verdict(hw.regfile, status=True)
+    assert verdict.status == "PASS", verdict.log
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("m.If(self.busy & register.idle_only)", "m.If(0)", "holds_START"),
+        ("(held & ~access.write_data) | word", "held & ~access.write_data", "status"),
+        ("reach & access.write & access.whole & ~self.busy", "reach & access.write & access.whole", "stores_policy"),
+        ("(address < section.rows * section.stride)", "1", "stores_policy"),
+        ("page_read.eq(in_page & ~self.busy)", "page_read.eq(in_page)", "read"),
+        ("bad.eq(~known | (access.write & ~access.whole))", "bad.eq(~known)", "status"),
+        ("refused.eq(access.write_data != word)", "refused.eq(0)", "status"),
+    ],
+    ids=[
+        *("starts-while-busy", "loses-an-event", "stores-while-busy", "stores-beyond", "shows-while-busy"),
+        *("half-words-pass", "refuses-silently"),
+    ],
+)
+def test_register_proof_finds_a_planted_defect(old, new, found):
+    verdict = register_verdict(mutant(hw.regfile, old, new), status=found == "status")
     assert verdict.status == "FAIL", verdict.log
     assert found in verdict.failed
 

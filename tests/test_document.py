@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The register page is current, and the table and memory map it shows are sound."""
+"""The pages: the register page is current and its table and memory map are sound, widths and links are true."""
+
+import re
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +14,8 @@ from model.geometry import HOPPER_Z2, ODD, TINY, Geometry
 # capacities at their limits make the longest register arrays and the most pages
 LARGEST = Geometry(observation_size=128, action_size=32, d_model=256, layers=8, weight_bits=5)
 GEOMETRIES = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2, "LARGEST": LARGEST}
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 every_geometry = pytest.mark.parametrize("g", GEOMETRIES.values(), ids=GEOMETRIES)
 
@@ -75,3 +80,19 @@ def test_sections_take_pages_of_their_own_and_fit_them(g):
         assert section.words * 32 >= section.row_bits > (section.words - 1) * 32
         assert section.stride >= section.words
         assert section.rows * section.stride <= section.pages * PAGE_WORDS
+
+
+def test_widths_on_the_number_page_are_the_geometry_s():
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \| (\d+) \|", (DOCS / "numbers.md").read_text(), re.MULTILINE)
+    assert len(rows) == 16
+    for name, *values in rows:
+        assert [getattr(g, name) for g in (TINY, ODD, HOPPER_Z2)] == [int(value) for value in values], name
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.glob("*.md")), ids=lambda path: path.stem)
+def test_links_and_named_files_exist(path):
+    text = path.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert [link for link in links if not (DOCS / link).exists()] == []
+    named = re.findall(r"`((?:docs|host|hw|model|sim|tests)/\w+\.(?:py|md))`", text)
+    assert [name for name in named if not (DOCS.parent / name).exists()] == []
