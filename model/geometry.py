@@ -58,8 +58,8 @@ class Geometry:
         _require(self.attention == "pssa", f"attention must be 'pssa', not {self.attention!r}")
         _require(self.rows_per_cycle in (1, 2, 4), f"rows_per_cycle must be 1, 2 or 4, not {self.rows_per_cycle}")
         _require(
-            self.rows_per_cycle < 4 or self.d_model % 2 == 0,
-            "rows_per_cycle 4 fetches even and odd rows apart: d_model must be even",
+            self.rows_per_cycle < 4 or self.group % 2 == 0,
+            f"rows_per_cycle 4 fetches even and odd rows apart: group must be even, not {self.group}",
         )
         _require(
             self.d_model % self.group == 0,

@@ -460,7 +460,7 @@ async def bank(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float)
         assert unit.get("running_signature") == running
         assert unit.get("saturations") == clipped
     varied(np.concatenate([s.ravel() for s in spikes_seen]))
-    assert clipped > 0
+    assert clipped > 0 or g.d_model < 16
     unit.set("busy", 0)
     section = memory_map(g)["residual"]
     words = np.array(await read(unit, "probe", section.rows * section.stride)).reshape(section.rows, section.stride)
@@ -492,7 +492,7 @@ async def embed(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float
             began = unit.cycle
             for group in range(g.groups):
                 await unit.until("o_valid")
-                assert unit.cycle - began == Embedding.LATENCY + (group + 1) * policy.input_size - 1
+                assert unit.cycle - began == Embedding.LATENCY + (group + 1) * Embedding.interval(policy.input_size) - 1
                 assert unit.get("o_group") == group
                 assert unit.get("o_last") == (group == g.groups - 1)
                 expected = weight[group * g.group : (group + 1) * g.group] @ token

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""The whole decision core in Amaranth's simulator against the golden network, over geometries."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from host.golden_device import layer_rows
+from host.policy_image import pack
+from hw.core import DecisionCore
+from hw.memory_map import memory_map
+from hw.registers import ROW_UNITS, UNITS
+from model.geometry import ODD, TINY, Geometry
+from model.golden import GoldenNetwork
+from model.random_policy import random_policy, random_tokens
+from sim.benches import load, read
+from sim.ports import Ports, simulate
+from tests.test_hw_units import geometries
+
+MOST_WAIT = 6000
+
+
+async def decide(core: Ports, token: np.ndarray, g: Geometry) -> None:
+    core.set("token", [*token.tolist(), *[0] * (g.input_size - len(token))])
+    core.set("start", 1)
+    await core.tick()
+    core.set("start", 0)
+    assert core.get("busy")
+    await core.until("done", MOST_WAIT)
+    await core.tick()
+    assert not core.get("busy")
+
+
+def flight(observations: int | None, actions: int | None, episodes: int, length: int):
+    """Return a bench that flies random episodes with a random policy."""
+
+    async def bench(core: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
+        policy = random_policy(g, int(rng.integers(1 << 30)), observations, actions)
+        network = GoldenNetwork(policy)
+        for name, words in pack(policy).sections.items():
+            await load(core, name, words)
+            section, count = memory_map(g)[name], min(len(words), 8)
+            exists = np.arange(count) % section.stride < section.words
+            found = np.array(await read(core, name, count))
+            np.testing.assert_array_equal(found[exists], words[:count][exists])
+        core.set("input_count", policy.input_size)
+        core.set("action_count", policy.action_size)
+        core.set("entry_threshold", int(policy.tensors["entry.threshold"][0]))
+        compared, signatures = 0, set()
+        for episode in range(episodes):
+            core.set("new_episode", 1)
+            await core.tick()
+            core.set("new_episode", 0)
+            network.reset()
+            for number, token in enumerate(random_tokens(policy, length, int(rng.integers(1 << 30)))):
+                assert core.get("tokens") == min(number, g.window)
+                await decide(core, token, g)
+                trace = network.decide(token)
+                unused = [0] * (g.action_size - policy.action_size)
+                assert list(core.get("actions")) == [*trace.action.tolist(), *unused], episode
+                assert list(core.get("signatures")) == trace.signatures
+                assert core.get("saturations") == trace.saturations
+                rows = [layer_rows(g, trace, layer) for layer in range(g.layers)]
+                assert list(core.get("layer_rows")) == [sum(units.values()) for units in rows]
+                by_unit = dict(zip(ROW_UNITS, core.get("unit_rows"), strict=True))
+                assert by_unit == {unit: sum(units[unit] for units in rows) for unit in ROW_UNITS}
+                cycles = dict(zip(UNITS, core.get("unit_cycles"), strict=True))
+                assert sum(cycles.values()) == core.get("cycles")
+                compared += len(trace.action) + trace.membranes[-1].size
+                signatures.add(trace.signatures[-1])
+                await core.tick(int(rng.integers(0, 4)))
+        assert len(signatures) > 1
+        return compared
+
+    return bench
+
+
+@settings(deadline=None, max_examples=25, database=None, phases=[Phase.generate])
+@given(geometry=geometries(), seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_decides_as_golden(geometry, seed, data):
+    observations = data.draw(st.integers(1, geometry.observation_size))
+    actions = data.draw(st.integers(1, geometry.action_size))
+    simulate(DecisionCore(geometry), flight(observations, actions, 2, 4), geometry, seed, 0.0)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        ODD,
+        dataclasses.replace(ODD, rows_per_cycle=4, steps=5, group=4),
+        dataclasses.replace(TINY, rows_per_cycle=2, group=16, steps=1),
+    ],
+    ids=["ODD", "four rows, five steps", "one group, one step"],
+)
+def test_presets_and_corners_decide_as_golden(geometry):
+    assert simulate(DecisionCore(geometry), flight(None, None, 2, geometry.window + 1), geometry, 3, 0.0) > 150
