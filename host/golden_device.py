@@ -47,7 +47,9 @@ class GoldenBus(Bus):
         self._masks = {name: _word_masks(section) for name, section in self._sections.items()}
         self._stored = {register.name: [0] * register.count for register in table}
         self._stored |= {"MAGIC": [MAGIC], "VERSION": [INTERFACE_VERSION], "GEOMETRY_ID": [geometry.identifier]}
-        self._results = [r for r in table if r.access in ("RO", "W1C") and r.name not in IDENTITY]
+        # what a soft reset clears: the core's results, not what outlives it
+        kept = (*IDENTITY, "DONE", "TOTAL_DECISIONS", "TOTAL_CYCLES_LOW", "TOTAL_CYCLES_HIGH")
+        self._results = [r for r in table if r.access == "RO" and r.name not in kept]
         self._actions: dict[str, Callable[[], None]] = {
             "NEW_EPISODE": self._new_episode,
             "SOFT_RESET": self._soft_reset,
@@ -147,14 +149,12 @@ class GoldenBus(Bus):
 
     def _new_episode(self) -> None:
         self._tokens = self._stored["TOKENS"][0] = 0
-        self._memory["ring"][:] = 0
         if self._network:
             self._network.reset()
 
     def _soft_reset(self) -> None:
         self._new_episode()
         self._decisions = 0
-        self._memory["residual"][:] = 0
         for register in self._results:
             self._stored[register.name] = [0] * register.count
 

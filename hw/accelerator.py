@@ -80,7 +80,7 @@ class Accelerator(wiring.Component):
             ),
         ]
         with m.If(soft_reset):
-            m.d.sync += [running.eq(0), again.eq(0), started.eq(registers.START)]
+            m.d.sync += [running.eq(0), again.eq(0), started.eq(registers.START), done.eq(0)]
 
         # Running totals
         decisions, cycles = Signal(32), Signal(64)

@@ -15,7 +15,7 @@ class PssaWindow(wiring.Component):
     """Compute `q AND sum_d P[d] (k AND v)[n-d]` per channel and step (paper: PSSA, relative positions).
 
     The taps of the S-1 older tokens do not depend on this decision, so they are accumulated ahead, while the lane
-    array computes keys; the newest token's tap is added as its values arrive, and the sums leave gated by the
+    array does other passes; the newest token's tap is added as its values arrive, and the sums leave gated by the
     queries. One set of `group` x T adders does both.
 
     Parameters
