@@ -3,9 +3,8 @@
 
 import cocotb
 import numpy as np
-import pytest
 
-from host.accelerator import Accelerator, AcceleratorError
+from host.accelerator import Accelerator
 from host.policy_image import pack
 from hw.memory_map import memory_map
 from hw.registers import (

@@ -167,7 +167,7 @@ async def lanes(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float
     section = memory_map(g)["weights"]
     known = min(section.rows, 24)
     words = rng.integers(0, 1 << 32, known * section.stride)
-    words[:section.words] = int.from_bytes(b"\x88\x88\x88\x88", "little") if g.weight_bits == 4 else 0xFFFF_FFFF
+    words[: section.words] = int.from_bytes(b"\x88\x88\x88\x88", "little") if g.weight_bits == 4 else 0xFFFF_FFFF
     unit.set("fetch_valid", 0)
     unit.set("busy", 0)
     await load(unit, "load", words)
@@ -409,7 +409,9 @@ async def bank(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float)
         sums = integers(rng, bits, (g.steps, g.d_model)) >> rng.integers(0, bits)
         embedded = integers(rng, g.embed_bits, (g.d_model,))
         if kind == Kind.EMBED:
-            x, count = golden.saturate(np.tile((embedded >> t["embed.shift"]) + t["embed.bias"], (g.steps, 1)), g.membrane_bits)
+            x, count = golden.saturate(
+                np.tile((embedded >> t["embed.shift"]) + t["embed.bias"], (g.steps, 1)), g.membrane_bits
+            )
         elif kind in (Kind.PROJ, Kind.FC2):
             x, count = golden.saturate(x + (sums << t[f"{at}.shift"]) + t[f"{at}.bias"], g.membrane_bits)
         else:

@@ -114,7 +114,9 @@ def simulation(name: str, text: str, top: str, visible: Mapping[str, str] = {}) 
         f'public_flat_rw -module "{module}" -var "{signal}"\n' for module, signal in {top: "*", **visible}.items()
     )
     versions = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES]
-    key = digest(text, top, control_text, *FLAGS, COMPILER_FLAGS, *versions, platform.machine(), platform.python_version())
+    key = digest(
+        text, top, control_text, *FLAGS, COMPILER_FLAGS, *versions, platform.machine(), platform.python_version()
+    )
     folder = CACHE / f"{top}-{key}"
     with locked(folder):
         if not (folder / top).is_file():

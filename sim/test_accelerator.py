@@ -2,12 +2,18 @@
 """The accelerator, verilated, driven through AXI4-Lite by the shipped driver: integer for integer PyTorch's."""
 
 import re
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 
+from host.accelerator import Accelerator
+from host.verilated import VerilatedBus, library
 from hw.generate import TOP, verilog
 from model.geometry import HOPPER_Z2, ODD, TINY, Geometry
-from sim.build import kept_text, run_bench, simulation
+from model.random_policy import random_policy, random_tokens
+from sim.build import kept_text, run_bench, say, simulation
+from sim.reference import Reference
 
 NAMES = {TINY: "TINY", ODD: "ODD", HOPPER_Z2: "HOPPER_Z2"}
 
@@ -17,13 +23,14 @@ def accelerator(geometry: Geometry):
     return simulation(f"accelerator {NAMES[geometry]}", text, TOP, visible={f"{TOP}.accelerator.core": "busy"})
 
 
-def fly(geometry: Geometry, policies: int, lengths: tuple[int, ...], deep: bool) -> None:
+@pytest.mark.parametrize(
+    ("geometry", "policies", "lengths", "deep"),
+    [(HOPPER_Z2, 1, (24, 8), False), (TINY, 10, (30, 16, 4), True), (ODD, 10, (30, 16, 4), True)],
+    ids=["HOPPER_Z2", "TINY", "ODD"],
+)
+def test_decides_as_pytorch(geometry: Geometry, policies: int, lengths: Sequence[int], deep: bool) -> None:
     log = run_bench(
-        accelerator(geometry),
-        TOP,
-        "sim.bench_accelerator",
-        r"\.episodes$",
-        1,
+        *(accelerator(geometry), TOP, "sim.bench_accelerator", r"\.episodes$", 1),
         geometry=geometry.to_json(),
         policies=str(policies),
         lengths=",".join(map(str, lengths)),
@@ -34,10 +41,40 @@ def fly(geometry: Geometry, policies: int, lengths: tuple[int, ...], deep: bool)
     assert int(compared[1]) == policies * sum(lengths)
 
 
+@pytest.mark.parametrize("geometry", [TINY, ODD], ids=["TINY", "ODD"])
+@pytest.mark.parametrize("name", ["identity_and_registers", "loading", "start_and_repeat", "soft_reset_and_watchdog"])
+def test_register_window(geometry: Geometry, name: str) -> None:
+    log = run_bench(*(accelerator(geometry), TOP, "sim.bench_protocol", rf"\.{name}$", 1), geometry=geometry.to_json())
+    assert re.search(rf"{name}: \d+ comparisons", log), log
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("geometry", "policies", "lengths", "deep"),
-    [(HOPPER_Z2, 1, (24, 8), False), (TINY, 10, (30, 16, 4), True), (ODD, 10, (30, 16, 4), True)],
-    ids=["HOPPER_Z2", "TINY", "ODD"],
+    ("geometry", "decisions"), [(TINY, 50_000), (ODD, 45_000), (HOPPER_Z2, 5_000)], ids=["TINY", "ODD", "HOPPER_Z2"]
 )
-def test_equals_pytorch(geometry, policies, lengths, deep):
-    fly(geometry, policies, lengths, deep)
+def test_a_hundred_thousand_decisions(geometry: Geometry, decisions: int) -> None:
+    """Episodes side by side in PyTorch, one after the other on the circuit behind the driver's own bus."""
+    policies, batch = 10, 10
+    length = decisions // policies // batch
+    bus = VerilatedBus(library(geometry, say))
+    circuit, compared, distinct = Accelerator(bus, geometry), 0, set()
+    for seed in range(policies):
+        policy = random_policy(geometry, 5000 + seed)
+        circuit.load(policy)
+        tokens = random_tokens(policy, batch * length, seed).reshape(length, batch, -1)
+        reference = Reference(policy, batch)
+        expected = [reference.decide_all(tokens[n]) for n in range(length)]
+        for episode in range(batch):
+            circuit.new_episode()
+            for n in range(length):
+                words, membranes = expected[n][0][episode], expected[n][1][episode]
+                decision = circuit.decide(tokens[n, episode])
+                np.testing.assert_array_equal(decision.words, words)
+                np.testing.assert_array_equal(circuit.probe_residual(), membranes)
+                compared += 1
+                distinct.add(membranes.tobytes())
+        say(f"{NAMES[geometry]}: {compared} decisions equal")
+    assert compared == decisions
+    assert len(distinct) > 0.9 * decisions
+    assert circuit.status() == set()
+    bus.close()
