@@ -5,19 +5,6 @@ import cocotb
 import numpy as np
 
 from host.accelerator import Accelerator
-from host.policy_image import pack
-from hw.memory_map import memory_map
-from hw.registers import (
-    INTERFACE_VERSION,
-    MAGIC,
-    PAGE_OFFSET,
-    PAGE_WORDS,
-    UNITS,
-    WINDOW_BYTES,
-    field_mask,
-    offsets,
-    register_table,
-)
 from model.artifact import Policy
 from model.geometry import Geometry
 from model.random_policy import random_policy, random_tokens

@@ -51,7 +51,7 @@ class Reference:
         self._golden.reset()
 
     def decide_all(self, tokens: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Advance all episodes by tokens [batch, inputs] -> words [batch, actions], last membranes [batch, steps, d]."""
+        """Advance all by tokens [batch, inputs] -> words [batch, actions], last membranes [batch, steps, d_model]."""
         record = Record()
         actions = self._stream.decide(torch.from_numpy(tokens), record)
         words = np.rint(actions.double().numpy() * 2**15).astype(np.int64)
