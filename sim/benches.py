@@ -5,6 +5,7 @@ Each runs in Amaranth's simulator (tests/test_hw_units.py) and, verilated, in co
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 
@@ -476,28 +477,27 @@ async def bank(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float)
 async def embed(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
     """Products of whole and of short tokens; a group every `count` cycles."""
     compared, results = 0, []
-    for turn in range(5):
-        observations = None if turn % 2 else int(rng.integers(1, g.observation_size + 1))
-        policy = random_policy(g, int(rng.integers(1 << 30)), observations)
+    for turn in range(3):
+        policy = random_policy(g, int(rng.integers(1 << 30)))
         unit.set("busy", 0)
         await load(unit, "load", pack(policy).sections["embed"])
         unit.set("busy", 1)
         weight = policy.tensors["embed.weight"].astype(np.int64)
-        for token in (*random_tokens(policy, 2, turn), np.full(policy.input_size, -(1 << (g.input_bits - 1)))):
-            padded = np.zeros(g.input_size, np.int64)
-            padded[: policy.input_size] = token
-            unit.set("token", padded.tolist())
-            unit.set("count", policy.input_size)
+        lowest = np.full(g.input_size, -(1 << (g.input_bits - 1)))
+        for number, token in enumerate((*random_tokens(policy, 4, turn), lowest)):
+            count = (g.input_size, 1, 2, int(rng.integers(1, g.input_size + 1)), g.input_size)[number]
+            unit.set("token", token.tolist())  # components beyond the count do not count
+            unit.set("count", count)
             unit.set("start", 1)
             await unit.tick()
             unit.set("start", 0)
             began = unit.cycle
             for group in range(g.groups):
                 await unit.until("o_valid")
-                assert unit.cycle - began == Embedding.LATENCY + (group + 1) * Embedding.interval(policy.input_size) - 1
+                assert unit.cycle - began == Embedding.LATENCY + (group + 1) * Embedding.interval(count) - 1
                 assert unit.get("o_group") == group
                 assert unit.get("o_last") == (group == g.groups - 1)
-                expected = weight[group * g.group : (group + 1) * g.group] @ token
+                expected = weight[group * g.group : (group + 1) * g.group, :count] @ token[:count]
                 np.testing.assert_array_equal(unit.get("o"), expected)
                 results.append(expected)
                 compared += len(expected)
@@ -517,14 +517,27 @@ async def head(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float)
         sections = pack(policy).sections
         t = {name: tensor.astype(np.int64) for name, tensor in policy.tensors.items() if name.startswith("head")}
         unit.set("busy", 0)
-        for port, name in (("load_weights", "head"), ("load_bias", "head_bias"), ("load_table", "table")):
+        for port, name in (("load_weights", "head"), ("load_table", "table")):
             await load(unit, port, sections[name])
         unit.set("busy", 1)
         unit.set("count", policy.action_size)
         for _ in range(4):
             spread = int(rng.integers(2, g.membrane_bits + 1))
             membrane = integers(rng, spread, (g.steps, g.d_model))
-            expected = golden.head(membrane, t["head.weight"], t["head.shift"], t["head.bias"], t["head.table"])
+            # bias to the edges between two entries, where a wrong last bit shows
+            entry = rng.integers(-(1 << (g.table_log2 - 1)), 1 << (g.table_log2 - 1), policy.action_size)
+            edge = (entry << t["head.shift"]) - rng.integers(0, 2, policy.action_size)
+            edge -= t["head.weight"] @ membrane.sum(axis=0)
+            limit = (1 << (g.head_bits - 2)) - 1
+            bias = np.where(rng.random(policy.action_size) < 0.7, np.clip(edge, -limit, limit), t["head.bias"])
+            unit.set("busy", 0)
+            await load(
+                unit,
+                "load_bias",
+                pack(replace(policy, tensors=policy.tensors | {"head.bias": bias})).sections["head_bias"],
+            )
+            unit.set("busy", 1)
+            expected = golden.head(membrane, t["head.weight"], t["head.shift"], bias, t["head.table"])
             unit.set("clear", 1)
             await unit.tick()
             unit.set("clear", 0)

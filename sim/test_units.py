@@ -5,11 +5,11 @@ import re
 
 import pytest
 
-from model.geometry import ODD, TINY, Geometry
+from model.geometry import HOPPER_Z2, ODD, TINY, Geometry
 from sim.build import component_verilog, run_bench, simulation
 from sim.units import UNITS, AllUnits
 
-GEOMETRIES = {"TINY": TINY, "ODD": ODD}
+GEOMETRIES = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2}
 
 
 def units(name: str, geometry: Geometry):
@@ -18,7 +18,7 @@ def units(name: str, geometry: Geometry):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("name", ["TINY", "ODD", pytest.param("HOPPER_Z2", marks=pytest.mark.slow)])
 def test_unit(name, unit):
     geometry = GEOMETRIES[name]
     log = run_bench(
