@@ -48,7 +48,7 @@ class GoldenBus(Bus):
         self._stored = {register.name: [0] * register.count for register in table}
         self._stored |= {"MAGIC": [MAGIC], "VERSION": [INTERFACE_VERSION], "GEOMETRY_ID": [geometry.identifier]}
         # what a soft reset clears: the core's results, not what outlives it
-        kept = (*IDENTITY, "DONE", "TOTAL_DECISIONS", "TOTAL_CYCLES_LOW", "TOTAL_CYCLES_HIGH")
+        kept = (*IDENTITY, "TOTAL_DECISIONS", "TOTAL_CYCLES_LOW", "TOTAL_CYCLES_HIGH")
         self._results = [r for r in table if r.access == "RO" and r.name not in kept]
         self._actions: dict[str, Callable[[], None]] = {
             "NEW_EPISODE": self._new_episode,

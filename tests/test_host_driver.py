@@ -78,8 +78,8 @@ def test_repeat_and_soft_reset():
     assert bus.read32(at["TOKENS"]) == 3
     bus.write32(at["REPEAT"], 0)
     accelerator.soft_reset()
-    assert bus.read32(at["TOKENS"]) == bus.read32(at["SATURATIONS"]) == bus.read32(at["ACTION"]) == 0
-    assert bus.read32(at["DONE"]) == decision.number
+    for name in ("DONE", "TOKENS", "SATURATIONS", "ACTION"):
+        assert bus.read32(at[name]) == 0, name
     network.reset()
     np.testing.assert_array_equal(accelerator.decide(token).words, network.decide(token).action)
 
