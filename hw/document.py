@@ -36,7 +36,7 @@ the geometry HOPPER_Z2 (GEOMETRY_ID 0x{identifier:08x}); other geometries differ
 
 An action word over 32768 is the action in -1..1. With REPEAT = n, a START runs n + 1 decisions on the same token, each
 of which advances the episode, and DONE changes after the last: for power measurements. SOFT_RESET forgets the episode
-and the last decision's results; DONE, STATUS and TOTAL_* stay.
+and the last decision, DONE included; STATUS and TOTAL_* stay.
 """
 
 MEMORIES = """\
