@@ -63,7 +63,11 @@ def register_table(g: Geometry) -> tuple[Register, ...]:
             "actions",
             fields=(
                 ("NEW_EPISODE", 0, "forget the tokens seen so far; refused while busy"),
-                ("SOFT_RESET", 1, "stop at once, clear DONE and the results; policy, RW registers, STATUS and TOTAL_* stay"),
+                (
+                    "SOFT_RESET",
+                    1,
+                    "stop at once, clear DONE and results; policy, RW registers, STATUS and TOTAL_* stay",
+                ),
                 ("SNAPSHOT", 2, "copy the running totals to TOTAL_*"),
             ),
         ),
