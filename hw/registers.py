@@ -66,7 +66,7 @@ def register_table(g: Geometry) -> tuple[Register, ...]:
                 (
                     "SOFT_RESET",
                     1,
-                    "stop at once, clear DONE and results; policy, RW registers, STATUS and TOTAL_* stay",
+                    "stop at once, clear DONE and results; policy, RW registers, STATUS, TOTAL_* stay",
                 ),
                 ("SNAPSHOT", 2, "copy the running totals to TOTAL_*"),
             ),
