@@ -27,7 +27,7 @@ from sim.build import parameter
 from sim.bus import CocotbBus, driven
 from sim.reference import Reference
 
-MOST_MS = 100
+MOST_MS = 50
 """Of simulated time, 10 ns a cycle: the watchdog of every test here."""
 
 STALL = 0.3

@@ -9,10 +9,13 @@ import cocotb
 import numpy as np
 from cocotb.clock import Clock
 from cocotb.task import bridge, resume
-from cocotb.triggers import ClockCycles, RisingEdge
+from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
 
 from host.bus import Bus, BusTimeout, Words
+
+MOST_US = 10
+"""A word's transfer may take, of simulated time: a thousand cycles."""
 
 POLL_CYCLES = 60
 """Simulated between two reads of a poll, at most."""
@@ -55,7 +58,7 @@ class CocotbBus(Bus):
 
     async def _reading(self, address: int, count: int) -> Words:
         self.transfers += count
-        answer = await self.master.read(address, 4 * count)
+        answer = await with_timeout(self.master.read(address, 4 * count), MOST_US * count, "us")
         assert answer.resp == AxiResp.OKAY, f"reading 0x{address:04x}: {answer.resp}"
         return np.frombuffer(answer.data, "<u4").copy()
 
@@ -65,8 +68,9 @@ class CocotbBus(Bus):
         await self._writing(address, octets)
 
     async def _writing(self, address: int, octets: bytes) -> None:
-        self.transfers += -(-len(octets) // 4)
-        answer = await self.master.write(address, octets)
+        words = -(-len(octets) // 4)
+        self.transfers += words
+        answer = await with_timeout(self.master.write(address, octets), MOST_US * words, "us")
         assert answer.resp == AxiResp.OKAY, f"writing 0x{address:04x}: {answer.resp}"
 
     @resume
