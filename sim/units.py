@@ -35,8 +35,6 @@ class BankAndStore(wiring.Component):
 
     """
 
-    INNER = ("residual_", "residual", "membrane")
-
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
         self._bank, self._store = NeuronBank(geometry), ResidualStore(geometry)
