@@ -16,8 +16,8 @@ from hw.registers import ROW_UNITS, UNITS
 from model.geometry import ODD, TINY, Geometry
 from model.golden import GoldenNetwork
 from model.random_policy import random_policy, random_tokens
-from sim.benches import load, read
 from sim.ports import Ports, simulate
+from sim.stimulus import load, read
 from tests.test_hw_units import geometries
 
 MOST_WAIT = 6000
