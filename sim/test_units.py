@@ -18,7 +18,7 @@ def units(name: str, geometry: Geometry):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-@pytest.mark.parametrize("name", ["TINY", "ODD", pytest.param("HOPPER_Z2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", GEOMETRIES)
 def test_unit(name, unit):
     geometry = GEOMETRIES[name]
     log = run_bench(
