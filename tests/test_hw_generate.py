@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from hw import generate, report
+from hw.embed import Embedding
 from model.geometry import TINY, GeometryError
 
 
@@ -94,4 +95,4 @@ def test_tiny_synthesises_for_both_families(tmp_path):
     assert set(families) == set(report.DEVICES)
     for rows in families.values():
         assert all(rows[unit]["lut"] > 0 for unit in report.UNITS)
-        assert rows["total"]["dsp"] == 2 * TINY.group
+        assert rows["total"]["dsp"] == (Embedding.PORTS + 1) * TINY.group
