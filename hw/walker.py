@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The spike row walker: turns groups of spikes into weight rows, only the rows of inputs that spike."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -93,8 +93,7 @@ class RowWalker(wiring.Component):
         spikes = Cat(head.spikes.as_value(), tail.spikes.as_value())
         banks = max(1, g.rows_per_cycle // 2)
         fetch = Signal(fetch_layout(g))
-        left = Signal(2 * size)
-        left_of_bank = []
+        left: Value = Const(0, 2 * size)
         for bank in range(banks):
             rest = pending & Const(sum(1 << i for i in range(bank, 2 * size, banks)), 2 * size)
             for port in range(g.rows_per_cycle // banks):
@@ -120,9 +119,7 @@ class RowWalker(wiring.Component):
                     slot.spikes.eq(chosen),
                 ]
                 rest = after
-            left_of_bank.append(rest)
-        for rest in left_of_bank:
-            left = left | rest if rest is not left_of_bank[0] else rest
+            left = left | rest
         head_left, tail_left = left[:size], left[size:]
 
         # Close what is fetched
