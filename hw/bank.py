@@ -26,7 +26,7 @@ class NeuronBank(wiring.Component):
     entry_threshold : threshold of neurons on a residual membrane
     channels, busy : policy loading
     o_valid, o_group, o_last, o_info, o : spikes of the group, `latency` cycles later
-    membrane_valid, membrane_group, membrane_info, membrane : residual membranes as they are written, for the head
+    membrane_valid, membrane_group, membrane : a decision's last membranes, for the head
 
     """
 
@@ -66,7 +66,6 @@ class NeuronBank(wiring.Component):
                 "o": Out(spikes_layout(g, g.group)),
                 "membrane_valid": Out(1),
                 "membrane_group": Out(range(g.groups)),
-                "membrane_info": Out(info),
                 "membrane": Out(steps_layout(g, g.membrane_bits)).array(g.group),
             }
         )
@@ -137,7 +136,6 @@ class NeuronBank(wiring.Component):
         m.d.comb += [
             self.membrane_valid.eq(valid2 & (side2.info.kind == Kind.FC2) & side2.info.final),
             self.membrane_group.eq(side2.group),
-            self.membrane_info.eq(side2.info),
         ]
         for c in range(g.group):
             for t in range(g.steps):
