@@ -11,6 +11,11 @@ from model.geometry import Geometry, GeometryError, preset
 from model.layers import Structure
 from model.norm import SCHEDULES
 
+NETWORKS = ("spiking", "dt-3-token", "dt-1-token", "dt-3-bit", "bc")
+"""The spiking network and the baselines of `model.baselines`."""
+NORMS = ("ptbn", "tdbn", "tdln")
+INFERENCES = ("stream", "recompute")
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message says what to change."""
@@ -18,14 +23,21 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run: a float phase, then a quantisation-aware phase that starts from its result."""
+    """One training run: a float phase, then a quantisation-aware phase that starts from its result.
+
+    Raises `ConfigError` for choices that do not go together.
+    """
 
     geometry: Geometry
     """Sizes of the network, at least the environment's observation and action."""
+    network: str = "spiking"
+    """Which network: spiking, or a baseline of about as many parameters."""
     structure: Structure = field(default_factory=Structure)
-    """How the window is weighed."""
+    """How tokens are attended to."""
+    inference: str = "stream"
+    """How a decision is made: "stream" one token with a bounded state, or "recompute" the last `length` tokens."""
     length: int = 24
-    """Tokens of a training window; at least `Geometry.context`, so that streaming sees what training saw."""
+    """Tokens of a training window; to stream, at least `Geometry.context`, so that it sees what training saw."""
     batch: int = 64
     """Windows per update."""
     steps: int = 5000
@@ -42,10 +54,16 @@ class TrainConfig:
     """Decoupled decay of AdamW."""
     clip: float = 0.25
     """Largest norm of the gradient."""
+    norm: str = "ptbn"
+    """Which norm: ptbn, tdbn (batch norm alone) or tdln (layer norm, which has no integer form)."""
     norm_schedule: str = "linear"
     """How PTBN turns from layer norm into batch norm: linear, cosine or step."""
-    norm_share: float = 0.1
+    norm_ratio: float = 0.1
     """Share of the float phase over which it turns."""
+    norm_hold: float = 0.0
+    """Share of the float phase before that in which it stays layer norm."""
+    delayed: bool = False
+    """Whether all of an episode's reward comes at its end (D4RL's delayed reward)."""
     return_scale: float = 1000.0
     """Environment return per unit of the token's return-to-go."""
     target_return: float = 3600.0
@@ -70,10 +88,29 @@ class TrainConfig:
 
         for name in ("length", "batch", "steps"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        for name, choices in (("network", NETWORKS), ("norm", NORMS), ("inference", INFERENCES)):
+            value = getattr(self, name)
+            require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}")
         require(
-            self.length >= self.geometry.context,
-            f"length {self.length} is below the geometry's context of {self.geometry.context} tokens",
+            self.network == "spiking" or self.quant_steps == 0,
+            f"the baseline {self.network} has no integer form; set quant_steps to 0",
         )
+        require(
+            self.network == "spiking" or self.inference == "recompute",
+            f"the baseline {self.network} keeps no bounded state; set inference to recompute",
+        )
+        require(
+            self.inference == "recompute" or self.length >= self.geometry.context,
+            f"length {self.length} is below the geometry's context of {self.geometry.context} tokens: "
+            "raise length, or set inference to recompute and quant_steps to 0",
+        )
+        require(
+            self.inference == "stream" or self.quant_steps == 0,
+            "the integer network streams; set inference to stream, or quant_steps to 0",
+        )
+        require(self.norm != "tdln" or self.quant_steps == 0, "layer norm has no integer form; set quant_steps to 0")
+        for name in ("norm_ratio", "norm_hold"):
+            require(0 <= getattr(self, name) <= 1, f"{name} must be 0 to 1, not {getattr(self, name)}")
         require(self.quant_steps >= 0, f"quant_steps must not be negative, but is {self.quant_steps}")
         require(
             0 < self.fraction_bits <= self.geometry.membrane_bits - 2,
@@ -86,8 +123,8 @@ class TrainConfig:
             f"d_model {self.geometry.d_model} cannot be shared among {heads} heads; choose a divisor",
         )
         require(
-            self.quant_steps == 0 or self.structure.position == "relative",
-            "absolute positions have no integer form; set quant_steps to 0",
+            self.inference == "recompute" or self.structure.position == "relative",
+            "absolute positions cannot stream; set inference to recompute and quant_steps to 0",
         )
         require(
             self.structure.position == "relative" or self.structure.positions >= self.length,

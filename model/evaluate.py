@@ -46,7 +46,7 @@ def evaluate(file: Path, episodes: int, seed: int, target_return: float | None) 
         normaliser, environment, digest = saved.normaliser, saved.facts["environment"], state_digest(saved.network)
         trained_for, dataset, dense = saved.config.target_return, saved.facts["dataset"], saved.config.geometry
         kind = "quantised" if saved.network.quantised else "float"
-        if saved.network.position == "relative":
+        if saved.config.inference == "stream":
             brain = StreamBrain(saved.network, effort)
         else:
             brain = RecomputeBrain(saved.network, saved.config.length)

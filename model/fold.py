@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model.artifact import Policy
+from model.attention import PSSA
 from model.geometry import Geometry
 from model.layers import Head, Normed, Spiking, Taps
 from model.network import Block, Network
@@ -33,7 +34,7 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int) -> Netwo
     Raises `ValueError` for networks that have no integer form (absolute positions).
     """
     g = network.geometry
-    if network.position != "relative":
+    if any(block.attention.absolute for block in network.blocks):
         raise ValueError("only a network with relative positions has an integer form; train with position='relative'")
     one = float(1 << fraction_bits)
     blocks = []
@@ -41,7 +42,7 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int) -> Netwo
         blocks.append(
             Block(
                 kvq=_spiking(block.kvq, g),
-                taps=_taps(block.taps, g),
+                attention=PSSA(g, _taps(block.attention.taps, g)),
                 proj=_residual(block.proj, g, one),
                 fc1=_spiking(block.fc1, g),
                 fc2=_residual(block.fc2, g, one),
@@ -136,7 +137,8 @@ def integer_tensors(network: Network) -> dict[str, np.ndarray]:
     tensors["head.weight"], tensors["head.bias"] = network.head.integers()
     for number, block in enumerate(network.blocks):
         at = f"layer{number}"
-        tensors[f"{at}.window.weight"], tensors[f"{at}.window.threshold"] = block.taps(), block.taps.threshold
+        taps = block.attention.taps
+        tensors[f"{at}.window.weight"], tensors[f"{at}.window.threshold"] = taps(), taps.threshold
         kvq = [t.chunk(3) for t in (*block.kvq.integers(), block.kvq.threshold)]
         for name, parts in zip(("key", "value", "query"), zip(*kvq, strict=True), strict=True):
             for part, tensor in zip(("weight", "bias", "threshold"), parts, strict=True):
@@ -173,7 +175,7 @@ def from_policy(policy: Policy) -> Network:
         blocks.append(
             Block(
                 kvq=QuantSpiking(*layer(f"{at}.kvq"), threshold=p[f"{at}.kvq.threshold"]),
-                taps=QuantTaps(*layer(f"{at}.window"), threshold=p[f"{at}.window.threshold"]),
+                attention=PSSA(g, QuantTaps(*layer(f"{at}.window"), threshold=p[f"{at}.window.threshold"])),
                 proj=residual(f"{at}.proj"),
                 fc1=QuantSpiking(*layer(f"{at}.fc1"), threshold=p[f"{at}.fc1.threshold"]),
                 fc2=residual(f"{at}.fc2"),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.attention import PSSA
 from model.geometry import Geometry
 from model.network import Block, Network
 from model.neuron import lif
@@ -147,11 +148,11 @@ def float_network(geometry: Geometry, inputs: int, actions: int, structure: Stru
     blocks = [
         Block(
             kvq=Spiking(d, 3 * d, groups=3),
-            taps=Taps(geometry, structure),
+            attention=PSSA(geometry, Taps(geometry, structure), structure.position == "absolute"),
             proj=Residual(d, d),
             fc1=Spiking(d, h),
             fc2=Residual(h, d),
         )
         for _ in range(geometry.layers)
     ]
-    return Network(geometry, Normed(inputs, d), blocks, Head(d, actions), THRESHOLD, structure.position)
+    return Network(geometry, Normed(inputs, d), blocks, Head(d, actions), THRESHOLD)

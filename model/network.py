@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The spike-driven decision transformer (DSFormer with PSSA) in PyTorch: whole windows to train, a stream to act.
+"""The spike-driven decision transformer (DSFormer) in PyTorch: whole windows to train, a stream to act.
 
 One token per environment step. Layers are `model.layers` (float) or `model.quantize` (integers); the network is one.
 Spikes are zeros and ones in floating point, SNN steps first: [steps, tokens, channels]. Padding is never computed: a
@@ -12,9 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from model.attention import Attention, Rows
 from model.geometry import Geometry
 from model.neuron import lif
-from model.window import absolute_sum, relative_sum
+
+Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
+"""(attention, key, value, query), spikes [steps, rows, d] -> the current of the neurons behind [steps, rows, d]."""
 
 
 @dataclass
@@ -30,23 +33,21 @@ class Record:
 
 
 class Block(nn.Module):
-    """One layer: the PSSA sub-block and the MLP sub-block, both on the membrane shortcut.
+    """One layer: the attention sub-block and the MLP sub-block, both on the membrane shortcut.
 
     kvq : spikes [.., d] -> spikes [.., 3 d], key, value and query side by side.
-    taps : -> window weights, with `threshold`; proj, fc2 : (spikes, x) -> x; fc1 : spikes -> spikes.
+    proj, fc2 : (spikes, x) -> x; fc1 : spikes -> spikes.
     """
 
-    def __init__(self, kvq: nn.Module, taps: nn.Module, proj: nn.Module, fc1: nn.Module, fc2: nn.Module) -> None:
+    def __init__(self, kvq: nn.Module, attention: Attention, proj: nn.Module, fc1: nn.Module, fc2: nn.Module) -> None:
         super().__init__()
-        self.kvq, self.taps, self.proj, self.fc1, self.fc2 = kvq, taps, proj, fc1, fc2
+        self.kvq, self.attention, self.proj, self.fc1, self.fc2 = kvq, attention, proj, fc1, fc2
 
-    def forward(
-        self, x: Tensor, entry: Tensor, window: Callable[[Tensor, Tensor], Tensor], note: Callable[..., None]
-    ) -> Tensor:
-        """Advance the membranes x [steps, rows, d]; `window(kv, taps)` sums over each row's past."""
+    def forward(self, x: Tensor, entry: Tensor, attend: Attend, note: Callable[..., None]) -> Tensor:
+        """Advance the membranes x [steps, rows, d]; `attend` looks at each row's past."""
         s = lif(x, entry)
         k, v, q = self.kvq(s).chunk(3, dim=-1)
-        o = lif(q * window(k * v, self.taps()), self.taps.threshold)
+        o = lif(attend(self.attention, k, v, q), self.attention.threshold)
         note(entry=s, key=k, value=v, query=q, window=o)
         x = self.proj(o, x)
         note(x)
@@ -73,11 +74,10 @@ class Network(nn.Module):
         blocks: list[Block],
         head: nn.Module,
         entry_threshold: float,
-        position: str = "relative",
         input_scale: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.geometry, self.position = geometry, position
+        self.geometry = geometry
         self.embed, self.blocks, self.head = embed, nn.ModuleList(blocks), head
         self.entry: Tensor
         self.register_buffer("entry", torch.full((geometry.d_model,), float(entry_threshold)))
@@ -101,25 +101,19 @@ class Network(nn.Module):
         tokens [batch, length, inputs] as `prepare` returns them; real [batch, length] bool is False on padding (None:
         there is none) -> actions [batch, length, actions], zero on padding.
         """
-        batch, length = tokens.shape[:2]
-        rows = None if real is None or bool(real.all()) else real.flatten().nonzero()[:, 0]
-        packed = tokens.flatten(0, 1) if rows is None else tokens.flatten(0, 1)[rows]
-        total = absolute_sum if self.position == "absolute" else relative_sum
+        rows = Rows(real, *tokens.shape[:2])
 
-        def window(kv: Tensor, taps: Tensor) -> Tensor:
-            acc = total(_unpack(kv, rows, batch * length).unflatten(1, (batch, length)), taps).flatten(1, 2)
-            return acc if rows is None else acc.index_select(1, rows)
+        def attend(attention: Attention, key: Tensor, value: Tensor, query: Tensor) -> Tensor:
+            return attention(key, value, query, rows)
 
-        actions = self._run(packed, [window] * len(self.blocks), record)
-        return _unpack(actions[None], rows, batch * length)[0].unflatten(0, (batch, length))
+        actions = self._run(rows.pack(tokens[None])[0], [attend] * len(self.blocks), record)
+        return rows.spread(actions[None])[0]
 
     def stream(self, batch: int = 1) -> "Stream":
-        """Return a stream at the start of `batch` episodes."""
-        if self.position != "relative":
-            raise ValueError(f"a network with {self.position} positions cannot stream; train with position='relative'")
+        """Return a stream at the start of `batch` episodes. Raises `ValueError` where the attention cannot stream."""
         return Stream(self, batch)
 
-    def _run(self, tokens: Tensor, windows: list[Callable[[Tensor, Tensor], Tensor]], record: Record | None) -> Tensor:
+    def _run(self, tokens: Tensor, attends: list[Attend], record: Record | None) -> Tensor:
         layer = 0
 
         def note(membrane: Tensor | None = None, **spikes: Tensor) -> None:
@@ -130,41 +124,34 @@ class Network(nn.Module):
 
         x = self.embed(tokens.to(self.entry.dtype)).expand(self.geometry.steps, -1, -1)
         note(x)
-        for layer, (block, window) in enumerate(zip(self.blocks, windows, strict=True)):  # noqa: B007 (read by note)
-            x = block(x, self.entry, window, note)
+        for layer, (block, attend) in enumerate(zip(self.blocks, attends, strict=True)):  # noqa: B007 (read by note)
+            x = block(x, self.entry, attend, note)
         return self.head(x)
 
 
 class Stream:
-    """A network on one token at a time: a decision costs one token and keeps `window - 1` words per layer.
+    """A network on one token at a time: a decision costs one token and a bounded state per layer.
 
-    history : per layer the past `k AND v` spikes, oldest first, [steps, batch, window - 1, d].
+    state : per layer what its attention keeps of the past tokens.
     """
 
     def __init__(self, network: Network, batch: int) -> None:
-        g = network.geometry
         self.network = network
-        shape = (g.steps, batch, g.window - 1, g.d_model)
-        self.history = [torch.zeros(shape, dtype=network.entry.dtype) for _ in range(g.layers)]
+        self.state = [block.attention.begin(batch) for block in network.blocks]
 
     @torch.no_grad()
     def decide(self, tokens: Tensor, record: Record | None = None) -> Tensor:
         """Advance every episode by one token [batch, inputs] as `prepare` returns it -> actions [batch, actions]."""
 
-        def at(layer: int) -> Callable[[Tensor, Tensor], Tensor]:
-            def window(kv: Tensor, taps: Tensor) -> Tensor:
-                recent = torch.cat([self.history[layer], kv[:, :, None]], dim=2)
-                self.history[layer] = recent[:, :, 1:]
-                return relative_sum(recent, taps)[:, :, -1]
+        def at(layer: int) -> Attend:
+            def attend(attention: Attention, key: Tensor, value: Tensor, query: Tensor) -> Tensor:
+                current, self.state[layer] = attention.advance(key, value, query, self.state[layer])
+                return current
 
-            return window
+            return attend
 
-        windows = [at(layer) for layer in range(len(self.history))]
-        return self.network._run(tokens, windows, record)
+        return self.network._run(tokens, [at(layer) for layer in range(len(self.state))], record)
 
-
-def _unpack(x: Tensor, rows: Tensor | None, count: int) -> Tensor:
-    """Put packed rows x [n, rows, c] back among `count`, zeros elsewhere."""
-    if rows is None:
-        return x
-    return x.new_zeros(x.shape[0], count, x.shape[2]).index_copy(1, rows, x)
+    def keep(self, episodes: Tensor) -> None:
+        """Go on with these episodes only, an index [batch]."""
+        self.state = [state.index_select(1, episodes) for state in self.state]

@@ -151,7 +151,8 @@ class Trainer:
     def _update(self, learning_rate: float) -> float:
         c = self.config
         if self.phase == "float":
-            set_mixing(self.network, mixing(c.norm_schedule, self.step, int(c.norm_share * c.steps)))
+            held = int(c.norm_hold * c.steps)
+            set_mixing(self.network, mixing(c.norm_schedule, max(0, self.step - held), int(c.norm_ratio * c.steps)))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
         loss = _loss(self.network, *_sample(self.windows, c.batch, c.length, self.rng))

@@ -141,7 +141,7 @@ def test_or_gate_fires_where_any_token_in_the_window_matches() -> None:
 
 def test_absolute_positions_are_the_authors_matrix() -> None:
     network = lively(Structure(position="absolute", taps="shared", positions=12))
-    weights = network.blocks[0].taps()
+    weights = network.blocks[0].attention.taps()
     assert weights.shape == (12, 12)
     # a token sees itself and the three before it
     assert int((weights != 0).sum()) == 12 + 11 + 10 + 9
@@ -157,9 +157,11 @@ def test_taps_below_the_threshold_learn_and_the_authors_ones_do_not() -> None:
     for init in (None, 0.6):
         network = lively()
         for block in network.blocks:
-            block.taps.weight.data.fill_(1.0) if init is None else block.taps.weight.data.uniform_(0, init)
+            block.attention.taps.weight.data.fill_(1.0) if init is None else block.attention.taps.weight.data.uniform_(
+                0, init
+            )
         network(torch.randn(16, 12, 15)).square().sum().backward()
-        gradients.append(max(block.taps.weight.grad.abs().max().item() for block in network.blocks))
+        gradients.append(max(block.attention.taps.weight.grad.abs().max().item() for block in network.blocks))
     assert gradients[0] == 0
     assert gradients[1] > 0
 

@@ -133,7 +133,7 @@ def test_another_seed_gives_another_network(tmp_path: Path, trained: Path) -> No
 
 def test_absolute_positions_train_too(tmp_path: Path) -> None:
     structure = Structure(position="absolute", taps="shared", positions=8)
-    config = dataclasses.replace(CONFIG, steps=3, quant_steps=0, structure=structure)
+    config = dataclasses.replace(CONFIG, steps=3, quant_steps=0, structure=structure, inference="recompute")
     trainer(tmp_path / "run", config=config).run(progress=False)
     result = evaluate.evaluate(tmp_path / "run" / "float.pt", episodes=1, seed=0, target_return=None)
     assert result["mean_length"] == 200
@@ -237,7 +237,7 @@ def test_configurations_survive_json_and_windows_cover_the_context() -> None:
         dataclasses.replace(CONFIG, length=6)
     with pytest.raises(ConfigError, match="d_model 16 cannot be shared among 7 heads"):
         dataclasses.replace(CONFIG, structure=Structure(taps="head", heads=7))
-    with pytest.raises(ConfigError, match="absolute positions have no integer form"):
+    with pytest.raises(ConfigError, match="absolute positions cannot stream"):
         dataclasses.replace(CONFIG, structure=Structure(position="absolute", taps="shared"))
 
 
