@@ -157,9 +157,8 @@ def test_taps_below_the_threshold_learn_and_the_authors_ones_do_not() -> None:
     for init in (None, 0.6):
         network = lively()
         for block in network.blocks:
-            block.attention.taps.weight.data.fill_(1.0) if init is None else block.attention.taps.weight.data.uniform_(
-                0, init
-            )
+            taps = block.attention.taps.weight.data
+            taps.fill_(1.0) if init is None else taps.uniform_(0, init)
         network(torch.randn(16, 12, 15)).square().sum().backward()
         gradients.append(max(block.attention.taps.weight.grad.abs().max().item() for block in network.blocks))
     assert gradients[0] == 0
