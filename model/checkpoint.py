@@ -22,7 +22,7 @@ class CheckpointError(ValueError):
 
 def build(config: TrainConfig, inputs: int, actions: int, quantised: bool) -> Network:
     """Return a network of the configuration's shape, its state still to be loaded or trained."""
-    network = float_network(config.geometry, inputs, actions, config.structure)
+    network = float_network(config.geometry, inputs, actions, config.structure, config.norm)
     return quantise(network, input_scale(config, inputs, actions), config.fraction_bits) if quantised else network
 
 

@@ -9,11 +9,10 @@ from typing import Any
 
 from model.geometry import Geometry, GeometryError, preset
 from model.layers import Structure
-from model.norm import SCHEDULES
+from model.norm import NORMS, SCHEDULES
 
 NETWORKS = ("spiking", "dt-3-token", "dt-1-token", "dt-3-bit", "bc")
 """The spiking network and the baselines of `model.baselines`."""
-NORMS = ("ptbn", "tdbn", "tdln")
 INFERENCES = ("stream", "recompute")
 
 
@@ -111,6 +110,10 @@ class TrainConfig:
         require(self.norm != "tdln" or self.quant_steps == 0, "layer norm has no integer form; set quant_steps to 0")
         for name in ("norm_ratio", "norm_hold"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be 0 to 1, not {getattr(self, name)}")
+        require(
+            self.norm_hold + self.norm_ratio <= 1,
+            "norm_hold and norm_ratio add up to more than 1: the float phase would end before PTBN is a batch norm",
+        )
         require(self.quant_steps >= 0, f"quant_steps must not be negative, but is {self.quant_steps}")
         require(
             0 < self.fraction_bits <= self.geometry.membrane_bits - 2,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The float layers of the network: linear, PTBN and neuron, and the ways to weigh a window."""
+"""The float layers of the network: linear, norm and neuron, and the ways to weigh a window."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from model.attention import PSSA
 from model.geometry import Geometry
 from model.network import Block, Network
 from model.neuron import lif
-from model.norm import PTBN
+from model.norm import NORMS
 
 THRESHOLD = 0.5
 TAPS = ("channel", "head", "shared", "or")
@@ -51,11 +51,11 @@ def _linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
 
 
 class Normed(nn.Module):
-    """Linear and PTBN on rows: [..., in] -> [..., out]."""
+    """Linear and norm (a name of `model.norm.NORMS`) on rows: [..., in] -> [..., out]."""
 
-    def __init__(self, inputs: int, outputs: int, groups: int = 1) -> None:
+    def __init__(self, inputs: int, outputs: int, norm: str, groups: int = 1) -> None:
         super().__init__()
-        self.linear, self.norm = _linear(inputs, outputs), PTBN(outputs, groups)
+        self.linear, self.norm = _linear(inputs, outputs), NORMS[norm](outputs, groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both."""
@@ -68,10 +68,10 @@ class Normed(nn.Module):
 
 
 class Spiking(Normed):
-    """Linear, PTBN and neuron: spikes [steps, rows, in] -> spikes [steps, rows, out]."""
+    """Linear, norm and neuron: spikes [steps, rows, in] -> spikes [steps, rows, out]."""
 
-    def __init__(self, inputs: int, outputs: int, groups: int = 1) -> None:
-        super().__init__(inputs, outputs, groups)
+    def __init__(self, inputs: int, outputs: int, norm: str, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, norm, groups)
         self.threshold: Tensor
         self.register_buffer("threshold", torch.full((outputs,), THRESHOLD))
 
@@ -81,7 +81,7 @@ class Spiking(Normed):
 
 
 class Residual(Normed):
-    """Linear and PTBN, added to the shortcut: (spikes [steps, rows, in], x [steps, rows, out]) -> x."""
+    """Linear and norm, added to the shortcut: (spikes [steps, rows, in], x [steps, rows, out]) -> x."""
 
     def forward(self, spikes: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
         """Add."""
@@ -121,11 +121,11 @@ class Taps(nn.Module):
 
 
 class Head(nn.Module):
-    """PTBN, mean over the SNN steps, linear, tanh: membranes [steps, rows, d] -> actions [rows, actions]."""
+    """Norm, mean over the SNN steps, linear, tanh: membranes [steps, rows, d] -> actions [rows, actions]."""
 
-    def __init__(self, d_model: int, actions: int) -> None:
+    def __init__(self, d_model: int, actions: int, norm: str) -> None:
         super().__init__()
-        self.norm, self.linear = PTBN(d_model), _linear(d_model, actions, bias=True)
+        self.norm, self.linear = NORMS[norm](d_model), _linear(d_model, actions, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict."""
@@ -139,20 +139,21 @@ class Head(nn.Module):
         return weight * gain, weight @ offset + self.linear.bias.detach().double()
 
 
-def float_network(geometry: Geometry, inputs: int, actions: int, structure: Structure) -> Network:
+def float_network(geometry: Geometry, inputs: int, actions: int, structure: Structure, norm: str = "ptbn") -> Network:
     """Return a network to train, drawn from torch's random generator.
 
     `inputs` = observation + action + 1 and `actions` are the environment's own sizes, at most the geometry's.
+    `norm` is a name of `model.norm.NORMS`.
     """
     d, h = geometry.d_model, geometry.d_mlp
     blocks = [
         Block(
-            kvq=Spiking(d, 3 * d, groups=3),
+            kvq=Spiking(d, 3 * d, norm, groups=3),
             attention=PSSA(geometry, Taps(geometry, structure), structure.position == "absolute"),
-            proj=Residual(d, d),
-            fc1=Spiking(d, h),
-            fc2=Residual(h, d),
+            proj=Residual(d, d, norm),
+            fc1=Spiking(d, h, norm),
+            fc2=Residual(h, d, norm),
         )
         for _ in range(geometry.layers)
     ]
-    return Network(geometry, Normed(inputs, d), blocks, Head(d, actions), THRESHOLD)
+    return Network(geometry, Normed(inputs, d, norm), blocks, Head(d, actions, norm), THRESHOLD)

@@ -151,8 +151,8 @@ class Trainer:
     def _update(self, learning_rate: float) -> float:
         c = self.config
         if self.phase == "float":
-            held = int(c.norm_hold * c.steps)
-            set_mixing(self.network, mixing(c.norm_schedule, max(0, self.step - held), int(c.norm_ratio * c.steps)))
+            transition, hold = int(c.norm_ratio * c.steps), int(c.norm_hold * c.steps)
+            set_mixing(self.network, mixing(c.norm_schedule, self.step, transition, hold))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
         loss = _loss(self.network, *_sample(self.windows, c.batch, c.length, self.rng))
