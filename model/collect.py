@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from model.artifact import ArtifactError, Policy
-from model.data import REFERENCE_RETURNS, DataError, Normaliser, local_root
+from model.data import Normaliser, local_root
+from model.environments import DataError, make
+from model.tasks import reference
 
 ARRAYS = ("observations", "actions", "rewards", "terminals", "timeouts", "ep_len")
 
@@ -97,11 +99,9 @@ def _refuse_existing(dataset: str) -> None:
 def _create(dataset: str, buffers: list[Any], environment: str, description: str) -> None:
     import minari
 
-    from model.rollout import make
-
     _refuse_existing(dataset)
     make(environment).close()
-    low, high = REFERENCE_RETURNS.get(environment.rsplit("-v", 1)[0], (None, None))
+    low, high = reference(environment) or (None, None)
     try:
         minari.create_dataset_from_buffers(
             dataset, buffers, env=environment, ref_min_score=low, ref_max_score=high, description=description

@@ -1,41 +1,36 @@
 # SPDX-License-Identifier: MIT
 """Offline data: Minari episodes as arrays, token normalisation, and windows to train on."""
 
+import dataclasses
 import hashlib
 import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model import tasks
+from model.environments import Actions, DataError, flatten, name_of
+
 Floats = NDArray[np.float32]
-
-REFERENCE_RETURNS = {
-    "Hopper": (-20.272305, 3234.3),
-    "HalfCheetah": (-280.178953, 12135.0),
-    "Walker2d": (1.629008, 4592.3),
-    "Ant": (-325.6, 3879.7),
-}
-"""D4RL's (random, expert) returns that a normalised score refers to."""
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message says why and what to do."""
 
 
 def normalised_score(environment: str, value: float) -> float | None:
-    """Return D4RL's score, 0 random and 100 expert, or None where the environment has no reference."""
-    reference = REFERENCE_RETURNS.get(environment.rsplit("-v", 1)[0])
-    return None if reference is None else 100.0 * (value - reference[0]) / (reference[1] - reference[0])
+    """Return the score, 0 random and 100 expert, or None where the table of tasks has no reference for it."""
+    known = tasks.reference(environment)
+    return None if known is None else 100.0 * (value - known[0]) / (known[1] - known[0])
 
 
 @dataclass(frozen=True)
 class Episodes:
     """Episodes end to end.
 
-    observations [n, observation], actions [n, action] (bounds at -1 and 1), rewards [n]; lengths [episodes] sum to n.
+    observations [n, observation], actions [n, action], rewards [n]; lengths [episodes] sum to n. Continuous actions
+    have their bounds at -1 and 1; a `discrete` action's components are its choices, 1 for the one taken, else 0.
     """
 
     dataset: str
@@ -44,6 +39,7 @@ class Episodes:
     actions: Floats
     rewards: Floats
     lengths: NDArray[np.int64]
+    discrete: bool = False
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -65,35 +61,74 @@ class Episodes:
         return state.hexdigest()
 
 
-def load(dataset: str) -> Episodes:
-    """Read a Minari data set, from the local folder or else downloaded. Raises `DataError`."""
+def load(dataset: str, delayed: bool = False) -> Episodes:
+    """Read a Minari data set, from the local folder or else downloaded; "a+b" reads several as one.
+
+    delayed : all rewards of an episode come with its last step. Raises `DataError`.
+    """
+    parts = [_read(name) for name in dataset.split("+")]
+    first = parts[0]
+    for part in parts[1:]:
+        if (part.environment, part.discrete) != (first.environment, first.discrete):
+            raise DataError(
+                f"{first.dataset} is of {first.environment} and {part.dataset} of {part.environment}; "
+                "only data sets of one environment can be joined"
+            )
+    episodes = Episodes(
+        dataset=dataset,
+        environment=first.environment,
+        observations=np.concatenate([part.observations for part in parts]),
+        actions=np.concatenate([part.actions for part in parts]),
+        rewards=np.concatenate([part.rewards for part in parts]),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        discrete=first.discrete,
+    )
+    if not delayed:
+        return episodes
+    late = np.zeros_like(episodes.rewards)
+    late[episodes.starts + episodes.lengths - 1] = episodes.returns
+    return dataclasses.replace(episodes, rewards=late)
+
+
+def _read(dataset: str) -> Episodes:
     import minari
 
-    loaded = minari.load_dataset(dataset) if _is_local(dataset) else _download(dataset)
-    if loaded.env_spec is None:
-        raise DataError(f"the data set {dataset} names no environment; collect or import it with one")
-    low, high = getattr(loaded.action_space, "low", None), getattr(loaded.action_space, "high", None)
-    if low is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise DataError(
-            f"the actions of {dataset} have no bounds; wrap its environment in ClipAction before collecting"
-        )
-    middle, half = (high + low) / 2, (high - low) / 2
-    observations, actions, rewards = [], [], []
-    for episode in loaded.iterate_episodes():
-        if not isinstance(episode.observations, np.ndarray):
-            raise DataError(f"the observations of {dataset} are no plain vectors; flatten them before collecting")
-        actions.append(((np.asarray(episode.actions) - middle) / half).astype(np.float32))
-        # the observation after the last action asks for no action
-        observations.append(np.asarray(episode.observations[: len(actions[-1])], np.float32))
-        rewards.append(np.asarray(episode.rewards, np.float32))
+    try:
+        loaded = minari.load_dataset(dataset) if _is_local(dataset) else _download(dataset)
+        spec = loaded._eval_env_spec or loaded.env_spec  # Minari shows the first only by making the environment
+        if spec is None:
+            raise DataError(f"the data set {dataset} names no environment; collect or import it with one")
+        codec = Actions.of(loaded.action_space, dataset)
+        observations, actions, rewards = [], [], []
+        for number, episode in enumerate(loaded.iterate_episodes()):
+            owner = f"episode {number} of {dataset}"
+            actions.append(codec.encode(_finite(episode.actions, "actions", owner), dataset))
+            # the observation after the last action asks for no action
+            seen = flatten(loaded.observation_space, episode.observations)[: len(actions[-1])]
+            observations.append(_finite(seen, "observations", owner).astype(np.float32))
+            rewards.append(_finite(episode.rewards, "rewards", owner).astype(np.float32))
+    except (OSError, KeyError) as error:
+        raise DataError(f"the data set {dataset} in {local_root()} is damaged ({error}); make it again") from None
+    if not rewards:
+        raise DataError(f"the data set {dataset} holds no episodes; make it again")
     return Episodes(
         dataset=dataset,
-        environment=loaded.env_spec.id,
+        environment=name_of(spec),
         observations=np.concatenate(observations),
         actions=np.concatenate(actions),
         rewards=np.concatenate(rewards),
         lengths=np.array([len(r) for r in rewards]),
+        discrete=codec.discrete,
     )
+
+
+def _finite(values: Any, what: str, owner: str) -> NDArray[Any]:
+    array = np.asarray(values)
+    bad = ~np.isfinite(array)
+    if bad.any():
+        step = int(np.argwhere(bad)[0][0])
+        raise DataError(f"the {what} of {owner} hold a NaN or an infinity in step {step}; collect or import it again")
+    return array
 
 
 def local_root() -> Path:
@@ -105,20 +140,35 @@ def _is_local(dataset: str) -> bool:
     return (local_root() / dataset / "data").is_dir()
 
 
-def _download(dataset: str):  # type: ignore[no-untyped-def]
+def _download(dataset: str) -> Any:
     import minari
 
     missing = f"there is no data set {dataset} in {local_root()} (MINARI_DATASETS_PATH)"
-    try:
-        # Minari itself tries for half a minute before it says so; behind a proxy only it can tell
-        if not (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")):
-            socket.create_connection(("huggingface.co", 443), timeout=3).close()
-    except OSError:
-        raise DataError(f"{missing} and this machine is offline; import or download it first") from None
+    if not _online():
+        raise DataError(f"{missing} and this machine is offline; make or download it first (docs/data.md)")
     try:
         return minari.load_dataset(dataset, download=True)
     except Exception as error:  # whatever the chosen remote raises: the user needs its words, not its trace
-        raise DataError(f"{missing} and it cannot be downloaded: {error}") from None
+        raise DataError(f"{missing} and it cannot be downloaded: {' '.join(str(error).split())}") from None
+
+
+def _online() -> bool:
+    """Whether the host of Minari's remote answers; Minari itself tries for half a minute before it says so."""
+    from minari.storage.remotes import DEFAULT_REMOTE
+
+    # behind a proxy only Minari can tell; so it can where the remote is another than the one known here
+    proxied = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    if proxied or not os.environ.get("MINARI_REMOTE", DEFAULT_REMOTE).startswith("hf://"):
+        return True
+    try:
+        from huggingface_hub.constants import ENDPOINT
+    except ImportError:
+        return True
+    try:
+        socket.create_connection((urlsplit(ENDPOINT).hostname, urlsplit(ENDPOINT).port or 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

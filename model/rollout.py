@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Whole episodes of a decision transformer in Gymnasium environments, many side by side."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from model.artifact import ACTION_SCALE, Policy, quantise_token
-from model.data import DataError, Normaliser
+from model.data import Normaliser
+from model.environments import Actions, DataError, make
 from model.geometry import Geometry
 from model.golden import GoldenNetwork
 from model.network import Network, Record
@@ -46,16 +48,20 @@ class StreamBrain:
     def begin(self, batch: int) -> None:
         """Start `batch` episodes."""
         self.stream = self.network.stream(batch)
+        self.rows = list(range(batch))
 
     def decide(self, tokens: Floats, live: Sequence[int]) -> Floats:
         """Return actions [batch, actions] for normalised tokens [batch, inputs]; episodes not in `live` are over."""
+        if len(live) < len(self.rows):
+            self.stream.keep(torch.tensor([self.rows.index(row) for row in live]))
+            self.rows = list(live)
         record = None if self.effort is None else Record()
-        actions = self.stream.decide(self.network.prepare(torch.from_numpy(tokens)), record)
+        actions = self.stream.decide(self.network.prepare(torch.from_numpy(tokens[self.rows])), record)
         if self.effort is not None and record is not None:
             fired = {name: spikes.amax(0).sum(1).int().tolist() for name, spikes in record.spikes.items()}
-            for row in live:
+            for row in range(len(self.rows)):
                 self.effort.add(self.network.geometry, {k: fired[v][row] for k, v in self._inputs().items()})
-        return actions.double().numpy()
+        return _spread(actions, self.rows, len(tokens))
 
     def _inputs(self) -> dict[str, str]:
         sources = {"key": "entry", "value": "entry", "query": "entry", "proj": "window", "fc1": "mlp", "fc2": "fc1"}
@@ -75,9 +81,17 @@ class RecomputeBrain:
 
     @torch.no_grad()
     def decide(self, tokens: Floats, live: Sequence[int]) -> Floats:
-        """Return actions [batch, actions] for normalised tokens [batch, inputs]."""
+        """Return actions [batch, actions] for normalised tokens [batch, inputs]; episodes not in `live` are over."""
         self.tokens = [*self.tokens, self.network.prepare(torch.from_numpy(tokens))][-self.length :]
-        return self.network(torch.stack(self.tokens, 1))[:, -1].double().numpy()
+        window = torch.stack([token[list(live)] for token in self.tokens], 1)
+        return _spread(self.network(window)[:, -1], list(live), len(tokens))
+
+
+def _spread(actions: torch.Tensor, rows: list[int], batch: int) -> Floats:
+    """Put the actions of some rows into a batch that is zero elsewhere."""
+    spread = np.zeros((batch, actions.shape[-1]))
+    spread[rows] = actions.double().numpy()
+    return spread
 
 
 class GoldenBrain:
@@ -101,7 +115,17 @@ class GoldenBrain:
         return actions
 
 
-Brain = StreamBrain | RecomputeBrain | GoldenBrain
+class Brain(Protocol):
+    """What decides in many episodes at once."""
+
+    def begin(self, batch: int) -> None:
+        """Start `batch` episodes."""
+
+    def decide(self, tokens: Floats, live: Sequence[int]) -> Floats:
+        """Return actions [batch, actions] in -1..1 for tokens [batch, inputs]; only the rows in `live` matter.
+
+        Of a discrete environment the actions are the choices' scores.
+        """
 
 
 @dataclass
@@ -114,16 +138,6 @@ class Episode:
     ends: list[tuple[bool, bool]] = field(default_factory=list)
 
 
-def make(environment: str) -> Any:
-    """Make a Gymnasium environment. Raises `DataError` where it cannot be made."""
-    import gymnasium
-
-    try:
-        return gymnasium.make(environment)
-    except gymnasium.error.Error as error:
-        raise DataError(f"the environment {environment} cannot be made: {error}") from None
-
-
 def run(
     brain: Brain,
     environment: str,
@@ -131,34 +145,51 @@ def run(
     target_return: float,
     seeds: Sequence[int],
     disturb: Callable[[Floats], Floats] = lambda action: action,
+    delayed: bool = False,
+    discrete: bool | None = None,
 ) -> list[Episode]:
-    """Run one episode per reset seed. `disturb` changes an action [actions] before it is clipped to -1..1."""
-    environments = [make(environment) for _ in seeds]
-    space = environments[0].action_space
-    if environments[0].observation_space.shape != normaliser.mean.shape:
-        raise DataError(
-            f"{environment} observes {environments[0].observation_space.shape}, the policy {normaliser.mean.shape}"
-        )
-    middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
-    episodes = [Episode([env.reset(seed=s)[0]]) for env, s in zip(environments, seeds, strict=True)]
-    previous, to_go = np.zeros((len(seeds), *space.shape)), np.full(len(seeds), float(target_return))
-    brain.begin(len(seeds))
-    live = list(range(len(seeds)))
-    while live:
-        observations = np.array([episode.observations[-1] for episode in episodes], np.float64)
-        actions = brain.decide(normaliser.token(observations, previous, to_go), live)
-        for row in list(live):
-            previous[row] = np.clip(disturb(actions[row]), -1.0, 1.0)
-            executed = (middle + half * previous[row]).astype(space.dtype)
-            observation, reward, terminated, truncated, _ = environments[row].step(executed)
-            to_go[row] -= float(reward)
-            episode = episodes[row]
-            episode.observations.append(observation)
-            episode.actions.append(executed)
-            episode.rewards.append(float(reward))
-            episode.ends.append((bool(terminated), bool(truncated)))
-            if terminated or truncated:
-                live.remove(row)
-    for env in environments:
-        env.close()
+    """Run one episode per reset seed, one decision of all that still run after the other.
+
+    disturb : changes an action [actions] before it is clipped to -1..1, or before its largest score is chosen.
+    delayed : the return-to-go stays what it was at the start, as rewards would only come at the end.
+    discrete : what the network was trained for; None if any environment will do. Raises `DataError`.
+    """
+    with contextlib.ExitStack() as at_end:
+        environments = []
+        for _ in seeds:
+            environments.append(make(environment))
+            at_end.callback(environments[-1].close)
+        codec = Actions.of(environments[0].action_space, environment)
+        if discrete is not None and codec.discrete != discrete:
+            kinds = {True: "discrete", False: "continuous"}
+            raise DataError(
+                f"{environment} takes {kinds[codec.discrete]} actions, the policy was made for {kinds[discrete]} ones; "
+                "choose the environment of its data set"
+            )
+        shape = environments[0].observation_space.shape
+        if shape != normaliser.mean.shape:
+            raise DataError(f"{environment} observes {shape}, the policy {normaliser.mean.shape}")
+        episodes = [Episode([env.reset(seed=s)[0]]) for env, s in zip(environments, seeds, strict=True)]
+        observations = np.array([episode.observations[0] for episode in episodes], np.float64)
+        previous, to_go = np.zeros((len(seeds), codec.size)), np.full(len(seeds), float(target_return))
+        brain.begin(len(seeds))
+        live = list(range(len(seeds)))
+        while live:
+            wanted = brain.decide(normaliser.token(observations, previous, to_go), live)
+            if wanted.shape[1] != codec.size:
+                raise DataError(f"{environment} takes {codec.size} actions, the policy gives {wanted.shape[1]}")
+            for row in list(live):
+                previous[row] = codec.settle(disturb(wanted[row]))
+                executed = codec.execute(previous[row])
+                observation, reward, terminated, truncated, _ = environments[row].step(executed)
+                observations[row] = observation
+                if not delayed:
+                    to_go[row] -= float(reward)
+                episode = episodes[row]
+                episode.observations.append(observation)
+                episode.actions.append(executed)
+                episode.rewards.append(float(reward))
+                episode.ends.append((bool(terminated), bool(truncated)))
+                if terminated or truncated:
+                    live.remove(row)
     return episodes
