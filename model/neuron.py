@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model import kernels
+
 
 class _Fire(torch.autograd.Function):
     """LIF as one autograd node: it keeps the membranes and nothing else."""
@@ -32,6 +34,29 @@ class _Fire(torch.autograd.Function):
         return result, None
 
 
+class _CompiledFire(torch.autograd.Function):
+    """The same compiled; it keeps the current alone, which is often kept anyway, and charges the membranes again."""
+
+    @staticmethod
+    def forward(ctx: Any, current: Tensor, threshold: Tensor) -> Tensor:
+        ctx.save_for_backward(current, threshold)
+        spikes = torch.empty(current.shape)
+        kernels.run("lif_forward", current, current.stride(0), threshold, spikes, *_sizes(current))
+        return spikes
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        current, threshold = ctx.saved_tensors
+        gradient, result = gradients[0].contiguous(), torch.empty(current.shape)
+        kernels.run("lif_backward", current, current.stride(0), threshold, gradient, result, *_sizes(current))
+        return result, None
+
+
+def _sizes(current: Tensor) -> tuple[int, int, int]:
+    steps, channels = current.shape[0], current.shape[-1]
+    return steps, current[0].numel() // channels, channels
+
+
 def _per_channel(threshold: Tensor, channels: int) -> Tensor:
     # comparisons against one number are slower than against a row of equal ones
     return threshold.expand(channels).contiguous()
@@ -55,4 +80,6 @@ def lif(current: Tensor, threshold: Tensor) -> Tensor:
     current's type. Gradient: the rectangle `ds/dm = 1[|m - threshold| < threshold] / (2 threshold)`, the authors' at
     threshold 0.5 and the same for the same neuron in any unit; through the reset no gradient flows.
     """
-    return _Fire.apply(current, _per_channel(threshold, current.shape[-1]))
+    threshold = _per_channel(threshold, current.shape[-1])
+    fire = _CompiledFire if kernels.fit(current, threshold) and current.numel() else _Fire
+    return fire.apply(current, threshold)

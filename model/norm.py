@@ -131,7 +131,7 @@ class _LinearNorm(torch.autograd.Function):
         bias: Tensor,
         threshold: Tensor | None,
         shortcut: Tensor | None,
-        norm: PTBN,
+        norm: TdBN,
     ) -> Tensor:
         u = functional.linear(x, matrix)
         sizes = (*u.shape[:2], u.shape[2])
@@ -169,17 +169,22 @@ class _LinearNorm(torch.autograd.Function):
         return to_x, to_matrix, to_weight, to_bias, None, gradients[0] if ctx.needs_input_grad[5] else None, None
 
 
+def _batch_norm_alone(norm: nn.Module) -> bool:
+    if not isinstance(norm, TdBN):
+        return False
+    # with fixed statistics the compiled gradient would be another one
+    return getattr(norm, "theta", 0.0) == 0.0 if norm.training else not torch.is_grad_enabled()
+
+
 def linear_norm(
-    x: Tensor, matrix: Tensor, norm: PTBN, threshold: Tensor | None = None, shortcut: Tensor | None = None
+    x: Tensor, matrix: Tensor, norm: nn.Module, threshold: Tensor | None = None, shortcut: Tensor | None = None
 ) -> Tensor:
     """Return `norm(x matrix^T)`, then fired at `threshold` [out], or added to `shortcut` [steps, rows, out].
 
-    x [steps, rows, in], matrix [out, in] -> [steps, rows, out]. Compiled where it can be; PTBN's turn from layer norm
-    to batch norm always takes the plain path.
+    x [steps, rows, in], matrix [out, in] -> [steps, rows, out]. Compiled where it can be; layer norm, alone or in
+    PTBN's turn to batch norm, takes the plain path.
     """
-    batch = norm.theta == 0.0 if norm.training else not torch.is_grad_enabled()
-    many = x.shape[0] * x.shape[1] > 1
-    if batch and many and kernels.fit(matrix, norm.weight, threshold, shortcut) and x.dtype == torch.float32:
+    if _batch_norm_alone(norm) and kernels.fit(x, matrix, threshold, shortcut) and x.shape[0] * x.shape[1] > 1:
         return _LinearNorm.apply(x, matrix, norm.weight, norm.bias, threshold, shortcut, norm)
     y = norm(functional.linear(x, matrix).flatten(0, 1)).unflatten(0, x.shape[:2])
     if threshold is not None:

@@ -1,0 +1,293 @@
+// SPDX-License-Identifier: MIT
+// What the network does between its matrix products, for model/kernels.py. Plain loops whose inner one runs over
+// channels, so that the compiler vectorises them without being allowed to reorder a sum.
+//
+// Arrays are [steps][rows][channels] of float unless said. A step of `u`, `shortcut`, `key`, `value` and `query` may lie
+// anywhere (stride 0: all steps are one); a row of key, value and query too.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+// Over channels; none of the arrays overlap, but for those that are read and written at the same place.
+#define CHANNELS _Pragma("GCC ivdep") for (long c = 0; c < n; c++)
+
+namespace {
+
+struct Norm {  // y = gain * u + offset, u centred on mean
+    std::vector<float> mean, inverse, gain, offset;
+};
+
+Norm norm_of(const float* mean, const float* variance, const float* weight, const float* bias, float epsilon, long n) {
+    Norm norm{std::vector<float>(mean, mean + n), std::vector<float>(n), std::vector<float>(n), std::vector<float>(n)};
+    CHANNELS {
+        norm.inverse[c] = float(1.0 / std::sqrt(double(variance[c]) + epsilon));
+        norm.gain[c] = norm.inverse[c] * weight[c];
+        norm.offset[c] = bias[c] - mean[c] * norm.gain[c];
+    }
+    return norm;
+}
+
+uint16_t bfloat16(float x) {  // round to nearest even, as torch does
+    uint32_t bits;
+    std::memcpy(&bits, &x, 4);
+    return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// The membrane of one step from the one before, which is zero after a spike.
+inline float charge(float current, float kept) { return current + 0.25f * kept; }
+
+struct Surrogate {  // the rectangle's half width and height per channel
+    std::vector<float> half, height;
+    Surrogate(const float* threshold, long n) : half(n), height(n) {
+        CHANNELS {
+            half[c] = threshold[c] > 0 ? threshold[c] : 0.5f;
+            height[c] = 0.5f / half[c];
+        }
+    }
+};
+
+// Gradient of one row's neurons: membranes m [steps][n] and the spikes' gradient -> that of the current, written to to.
+void fire_back(const float* m, const float* threshold, const Surrogate& surrogate, const float* gradient,
+               long gradient_stride, float* to, long to_stride, long steps, long n) {
+    const float *half = surrogate.half.data(), *height = surrogate.height.data();
+    for (long t = steps - 1; t >= 0; t--) {
+        const float *mt = m + t * n, *g = gradient + t * gradient_stride, *later = to + (t + 1) * to_stride;
+        float* out = to + t * to_stride;
+        if (t == steps - 1)
+            CHANNELS
+                out[c] = std::fabs(mt[c] - threshold[c]) < half[c] ? g[c] * height[c] : 0.0f;
+        else
+            CHANNELS {
+                float through = std::fabs(mt[c] - threshold[c]) < half[c] ? g[c] * height[c] : 0.0f;
+                out[c] = through + (mt[c] <= threshold[c] ? 0.25f * later[c] : 0.0f);
+            }
+    }
+}
+
+}  // namespace
+
+extern "C" {
+
+void lif_forward(const float* u, long step, const float* threshold, float* spikes, long steps, long rows, long n) {
+    std::vector<float> buffer(n);
+    float* kept = buffer.data();
+    for (long r = 0; r < rows; r++) {
+        std::fill(buffer.begin(), buffer.end(), 0.0f);
+        for (long t = 0; t < steps; t++) {
+            const float* in = u + t * step + r * n;
+            float* out = spikes + (t * rows + r) * n;
+            CHANNELS {
+                float m = charge(in[c], kept[c]);
+                out[c] = m > threshold[c] ? 1.0f : 0.0f;
+                kept[c] = m > threshold[c] ? 0.0f : m;
+            }
+        }
+    }
+}
+
+void lif_backward(const float* u, long step, const float* threshold, const float* gradient, float* to, long steps,
+                  long rows, long n) {
+    Surrogate surrogate(threshold, n);
+    std::vector<float> membranes(steps * n);
+    for (long r = 0; r < rows; r++) {
+        for (long t = 0; t < steps; t++) {
+            const float* in = u + t * step + r * n;
+            float *m = membranes.data() + t * n, *before = m - n;
+            if (t == 0)
+                std::copy(in, in + n, m);
+            else
+                CHANNELS m[c] = charge(in[c], before[c] > threshold[c] ? 0.0f : before[c]);
+        }
+        fire_back(membranes.data(), threshold, surrogate, gradient + r * n, rows * n, to + r * n, rows * n, steps, n);
+    }
+}
+
+// Mean and (biased) variance of each channel over all count = steps * rows rows of u.
+void statistics(const float* u, float* mean, float* variance, long count, long n) {
+    // centred on the first row, or a mean far above the deviation would swallow it
+    std::vector<double> sum(n), square(n);
+    std::vector<float> part(n), part_square(n);
+    for (long r = 0; r < count; r += 64) {
+        std::fill(part.begin(), part.end(), 0.0f);
+        std::fill(part_square.begin(), part_square.end(), 0.0f);
+        float *s = part.data(), *q = part_square.data();
+        for (long i = r; i < std::min(r + 64, count); i++) {
+            const float* in = u + i * n;
+            CHANNELS {
+                float x = in[c] - u[c];
+                s[c] += x;
+                q[c] += x * x;
+            }
+        }
+        CHANNELS {
+            sum[c] += part[c];
+            square[c] += part_square[c];
+        }
+    }
+    CHANNELS {
+        double centre = sum[c] / count;
+        mean[c] = float(u[c] + centre);
+        variance[c] = float(std::max(0.0, square[c] / count - centre * centre));
+    }
+}
+
+// Norm, then (each may be null) neurons or the addition to the shortcut.
+void norm_forward(const float* u, const float* mean, const float* variance, const float* weight, const float* bias,
+                  float epsilon, const float* threshold, const float* shortcut, long step, float* out, long steps,
+                  long rows, long n) {
+    Norm norm = norm_of(mean, variance, weight, bias, epsilon, n);
+    const float *gain = norm.gain.data(), *offset = norm.offset.data();
+    std::vector<float> buffer(n);
+    float* kept = buffer.data();
+    for (long r = 0; r < rows; r++) {
+        std::fill(buffer.begin(), buffer.end(), 0.0f);
+        for (long t = 0; t < steps; t++) {
+            const float* in = u + (t * rows + r) * n;
+            float* to = out + (t * rows + r) * n;
+            if (threshold) {
+                CHANNELS {
+                    float m = charge(in[c] * gain[c] + offset[c], kept[c]);
+                    to[c] = m > threshold[c] ? 1.0f : 0.0f;
+                    kept[c] = m > threshold[c] ? 0.0f : m;
+                }
+            } else if (shortcut) {
+                const float* x = shortcut + t * step + r * n;
+                CHANNELS to[c] = x[c] + (in[c] * gain[c] + offset[c]);
+            } else {
+                CHANNELS to[c] = in[c] * gain[c] + offset[c];
+            }
+        }
+    }
+}
+
+// Gradients of norm_forward where mean and variance are those of u. scratch is like u; to is like u or null, and so is
+// to_bfloat16; to may be scratch.
+void norm_backward(const float* u, const float* mean, const float* variance, const float* weight, const float* bias,
+                   float epsilon, const float* threshold, const float* gradient, float* scratch, float* to,
+                   uint16_t* to_bfloat16, float* to_weight, float* to_bias, long steps, long rows, long n) {
+    Norm norm = norm_of(mean, variance, weight, bias, epsilon, n);
+    const float *gain = norm.gain.data(), *offset = norm.offset.data();
+    Surrogate surrogate(threshold ? threshold : weight, n);
+    std::vector<float> membranes(steps * n), part(n), part_product(n);
+    std::vector<double> sum(n), product(n);
+    const float* back = threshold ? scratch : gradient;  // the gradient of the norm's result
+    for (long r = 0; r < rows; r++) {
+        if (threshold) {
+            for (long t = 0; t < steps; t++) {
+                const float* in = u + (t * rows + r) * n;
+                float *m = membranes.data() + t * n, *before = m - n;
+                if (t == 0)
+                    CHANNELS m[c] = in[c] * gain[c] + offset[c];
+                else
+                    CHANNELS
+                        m[c] = charge(in[c] * gain[c] + offset[c], before[c] > threshold[c] ? 0.0f : before[c]);
+            }
+            fire_back(membranes.data(), threshold, surrogate, gradient + r * n, rows * n, scratch + r * n, rows * n,
+                      steps, n);
+        }
+        float *s = part.data(), *p = part_product.data();
+        for (long t = 0; t < steps; t++) {
+            const float *in = u + (t * rows + r) * n, *g = back + (t * rows + r) * n, *centre = mean;
+            CHANNELS {
+                s[c] += g[c];
+                p[c] += g[c] * (in[c] - centre[c]);
+            }
+        }
+        if (r % 16 == 15 || r == rows - 1)
+            CHANNELS {
+                sum[c] += s[c];
+                product[c] += p[c];
+                s[c] = p[c] = 0.0f;
+            }
+    }
+    std::vector<float> shift(n), slope(n);
+    long count = steps * rows;
+    CHANNELS {
+        to_bias[c] = float(sum[c]);
+        to_weight[c] = float(product[c] * norm.inverse[c]);
+        shift[c] = float(sum[c] / count);
+        slope[c] = float(product[c] * norm.inverse[c] * norm.inverse[c] / count);
+    }
+    const float *sh = shift.data(), *sl = slope.data();
+    for (long i = 0; i < count; i++) {
+        const float *in = u + i * n, *g = back + i * n;
+        if (to_bfloat16) {
+            uint16_t* out = to_bfloat16 + i * n;
+            CHANNELS
+                out[c] = bfloat16(gain[c] * (g[c] - sh[c] - (in[c] - mean[c]) * sl[c]));
+        } else {
+            float* out = to + i * n;
+            CHANNELS out[c] = gain[c] * (g[c] - sh[c] - (in[c] - mean[c]) * sl[c]);
+        }
+    }
+}
+
+// current[r] = query[r] * sum_d taps[d] key[r - d] value[r - d] over the rows of a window. age[r] int32 counts the rows
+// of its window before r; taps is [window][n].
+void window_forward(const float* key, const float* value, const float* query, long step, long row, const float* taps,
+                    const int32_t* age, float* current, long steps, long rows, long n, long window) {
+    std::vector<float> ring(window * n);
+    for (long t = 0; t < steps; t++)
+        for (long r = 0; r < rows; r++) {
+            const float *k = key + t * step + r * row, *v = value + t * step + r * row, *q = query + t * step + r * row;
+            float *newest = ring.data() + (age[r] % window) * n, *out = current + (t * rows + r) * n;
+            CHANNELS {
+                newest[c] = k[c] * v[c];
+                out[c] = newest[c] * taps[c];
+            }
+            for (long d = 1; d <= std::min<long>(age[r], window - 1); d++) {
+                const float *past = ring.data() + ((age[r] - d) % window) * n, *tap = taps + d * n;
+                CHANNELS out[c] += past[c] * tap[c];
+            }
+            CHANNELS out[c] *= q[c];
+        }
+}
+
+// Its gradients; key, value and query share their strides, their gradients too; to_taps is added to.
+void window_backward(const float* key, const float* value, const float* query, long step, long row, const float* taps,
+                     const int32_t* age, const float* gradient, float* to_key, float* to_value, float* to_query,
+                     long to_step, long to_row, float* to_taps, long steps, long rows, long n, long window) {
+    std::vector<float> pairs, back, sum(n), weighted(n);
+    for (long t = 0; t < steps; t++)
+        for (long first = 0, length; first < rows; first += length) {
+            for (length = 1; first + length < rows && age[first + length] != 0; length++) {
+            }
+            pairs.assign(length * n, 0.0f);
+            back.assign(length * n, 0.0f);
+            for (long i = 0; i < length; i++) {
+                long at = t * step + (first + i) * row, to = t * to_step + (first + i) * to_row;
+                const float *k = key + at, *v = value + at, *q = query + at;
+                const float* g = gradient + (t * rows + first + i) * n;
+                float *pair = pairs.data() + i * n, *s = sum.data(), *w = weighted.data(), *to_q = to_query + to;
+                CHANNELS {
+                    pair[c] = k[c] * v[c];
+                    w[c] = q[c] * g[c];
+                    s[c] = 0.0f;
+                }
+                for (long d = 0; d <= std::min(i, window - 1); d++) {
+                    const float *past = pairs.data() + (i - d) * n, *tap = taps + d * n;
+                    float *to_past = back.data() + (i - d) * n, *to_tap = to_taps + d * n;
+                    CHANNELS {
+                        s[c] += past[c] * tap[c];
+                        to_past[c] += w[c] * tap[c];
+                        to_tap[c] += w[c] * past[c];
+                    }
+                }
+                CHANNELS to_q[c] = s[c] * g[c];
+            }
+            for (long i = 0; i < length; i++) {
+                long at = t * step + (first + i) * row, to = t * to_step + (first + i) * to_row;
+                const float *k = key + at, *v = value + at, *b = back.data() + i * n;
+                float *to_k = to_key + to, *to_v = to_value + to;
+                CHANNELS {
+                    to_k[c] = b[c] * v[c];
+                    to_v[c] = b[c] * k[c];
+                }
+            }
+        }
+}
+
+}  // extern "C"
