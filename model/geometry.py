@@ -15,6 +15,13 @@ VERSION = "0.1.0"
 """Of the project, recorded with every result."""
 
 
+ATTENTIONS = ("pssa", "sssa", "tssa", "lrf-ssa", "lrf-dyn")
+"""What `Geometry.attention` may be (docs/attention.md)."""
+
+_DILATIONS = (3, 5)
+_DYNAMICS = {"dendrites": 8, "gate": True}  # what only lrf-dyn has, at its defaults
+
+
 class GeometryError(ValueError):
     """A geometry that cannot be built; the message says what to change."""
 
@@ -39,7 +46,7 @@ class Geometry:
     d_model: int
     layers: int
     steps: int = 4  # T, SNN steps per token
-    window: int = 8  # S, tokens the PSSA window spans, the current one included
+    window: int = 8  # S, tokens that attention looks at, the current one included; lrf-dyn has none
     mlp_ratio: int = 4  # hidden channels of the MLP over d_model
     weight_bits: int = 4  # spiking linears and window taps, signed
     dense_weight_bits: int = 8  # embedding and head, signed
@@ -48,14 +55,33 @@ class Geometry:
     table_log2: int = 10  # entries of the action table, as a power of two
     rows_per_cycle: int = 2  # weight rows fetched per cycle
     group: int = 16  # channels that leave the lane array together
-    attention: str = "pssa"
+    attention: str = "pssa"  # one of ATTENTIONS
+    dendrites: int = 8  # k, states per channel and SNN step; lrf-dyn alone
+    gate: bool = True  # whether the query gates the current; lrf-dyn alone
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.type in (int, "int"):
                 _require(type(value) is int and value > 0, f"{field.name} must be a positive integer, not {value!r}")
-        _require(self.attention == "pssa", f"attention must be 'pssa', not {self.attention!r}")
+        _require(
+            self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}, not {self.attention!r}"
+        )
+        _require(type(self.gate) is bool, f"gate must be true or false, not {self.gate!r}")
+        # an option that would do nothing is a mistake
+        if self.attention != "lrf-dyn":
+            for name, default in _DYNAMICS.items():
+                _require(
+                    getattr(self, name) == default,
+                    f"{name} goes with lrf-dyn alone: leave it at {default} for {self.attention}",
+                )
+        else:
+            default = type(self).window
+            _require(
+                self.window == default,
+                f"lrf-dyn has no window: leave window at {default}, not {self.window}, or choose another attention",
+            )
+            _require(self.dendrites <= 32, f"dendrites must be at most 32, not {self.dendrites}")
         _require(self.rows_per_cycle in (1, 2, 4), f"rows_per_cycle must be 1, 2 or 4, not {self.rows_per_cycle}")
         _require(
             self.rows_per_cycle < 4 or self.group % 2 == 0,
@@ -103,14 +129,48 @@ class Geometry:
         return self.d_model // self.group
 
     @property
+    def projections(self) -> tuple[str, ...]:
+        """What a layer derives from its spikes for attention: key, value and, unless it is ungated, query."""
+        return ("key", "value", "query") if self.gate else ("key", "value")
+
+    @property
+    def local_distances(self) -> tuple[int, ...]:
+        """Distances of the local taps of lrf-ssa and lrf-dyn, none for the rest: kernels of 3, dilated by 3 and 5."""
+        if not self.attention.startswith("lrf"):
+            return ()
+        return tuple(sorted({tap * dilation for tap in range(3) for dilation in _DILATIONS}))
+
+    @property
+    def reach(self) -> int:
+        """Distance of the farthest past token that a layer keeps spikes of."""
+        window = 0 if self.attention == "lrf-dyn" else self.window - 1
+        return max(window, *self.local_distances, 0)
+
+    @property
     def context(self) -> int:
-        """Tokens a decision depends on: recomputing this many equals streaming."""
-        return 1 + self.layers * (self.window - 1)
+        """Tokens a decision depends on: recomputing this many equals streaming. Dendrites, which remember without
+        bound (`unbounded`), do not count."""
+        return 1 + self.layers * self.reach
+
+    @property
+    def unbounded(self) -> bool:
+        """Whether a decision depends, ever more weakly, on every token of the episode; then nothing but streaming
+        equals streaming."""
+        return self.attention == "lrf-dyn"
+
+    @property
+    def state_bits(self) -> int:
+        """Bits that a layer keeps of the past tokens while it streams: spikes one bit, dendrites `dendrite_bits`."""
+        matched = self.attention in ("sssa", "tssa", "lrf-ssa")
+        # the keys, then the values, or `k AND v` in one
+        spikes = (self.window - 1 if matched else 0) + self.reach
+        numbers = self.dendrites * self.dendrite_bits if self.attention == "lrf-dyn" else 0
+        return self.steps * self.d_model * (spikes + numbers)
 
     @property
     def rows_per_layer(self) -> int:
         """Weight rows of one layer: k, v, q, proj, fc1 in mlp_ratio parts, fc2."""
-        return 4 * self.d_model + self.mlp_ratio * self.d_model + self.d_mlp
+        return (len(self.projections) + 1 + self.mlp_ratio) * self.d_model + self.d_mlp
 
     @property
     def weight_rows(self) -> int:
@@ -120,7 +180,7 @@ class Geometry:
     @property
     def passes_per_layer(self) -> int:
         """Uses of the neuron bank per layer: k, v, q, window, proj, fc1 in mlp_ratio parts, fc2."""
-        return 6 + self.mlp_ratio
+        return len(self.projections) + 3 + self.mlp_ratio
 
     @property
     def signatures(self) -> int:
@@ -138,6 +198,17 @@ class Geometry:
     def window_bits(self) -> int:
         """Signed width that holds the sum of the window's taps."""
         return self.weight_bits + (self.window - 1).bit_length()
+
+    @property
+    def match_bits(self) -> int:
+        """Signed width that holds the count of sssa, tssa and lrf-ssa: `q . k`, summed over the window."""
+        overlap = self.d_model * (self.steps if self.attention == "tssa" else 1)
+        return (overlap * self.window).bit_length() + 1
+
+    @property
+    def dendrite_bits(self) -> int:
+        """Signed width of a dendrite of lrf-dyn, a fixed-point number."""
+        return 16
 
     @property
     def accumulator_bits(self) -> int:
@@ -192,8 +263,11 @@ class Geometry:
     # Identity
 
     def to_json(self) -> str:
-        """Return the choices as canonical JSON: sorted keys, no spaces."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"))
+        """Return the choices as canonical JSON: sorted keys, no spaces; of dendrites and gate only where they count."""
+        choices = dataclasses.asdict(self)
+        if self.attention != "lrf-dyn":
+            choices = {name: value for name, value in choices.items() if name not in _DYNAMICS}
+        return json.dumps(choices, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> "Geometry":
@@ -220,6 +294,11 @@ class Geometry:
     def identifier(self) -> int:
         """First 32 bits of the digest: what the GEOMETRY_ID register holds."""
         return int(self.digest[:8], 16)
+
+    def with_attention(self, attention: str) -> "Geometry":
+        """Return the same sizes with another attention, what that one lacks back at its default."""
+        lacking = {"window": type(self).window} if attention == "lrf-dyn" else _DYNAMICS
+        return dataclasses.replace(self, attention=attention, **lacking)
 
     def differences(self, other: "Geometry") -> list[str]:
         """Return 'field: mine, theirs' for every field that differs."""
