@@ -5,11 +5,13 @@ Every attention turns the key, value and query spikes of a layer into the curren
 ways that agree: over whole windows at once to train, and token by token with a bounded state to act.
 """
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
 from model.geometry import Geometry
-from model.window import absolute_sum, relative_sum
+from model.window import absolute_sum, gated_sum, gated_sum_fits, relative_sum
 
 
 class Rows:
@@ -21,6 +23,17 @@ class Rows:
     def __init__(self, real: Tensor | None, batch: int, length: int) -> None:
         self.batch, self.length = batch, length
         self.index = None if real is None or bool(real.all()) else real.flatten().nonzero()[:, 0]
+
+    @functools.cached_property
+    def age(self) -> Tensor | None:
+        """How many rows of its window stand before each row, int32 [rows]; None where a window has gaps."""
+        if self.index is None:
+            return torch.arange(self.length, dtype=torch.int32).repeat(self.batch)
+        window, position = self.index // self.length, self.index % self.length
+        counts = torch.bincount(window, minlength=self.batch)
+        first = (counts.cumsum(0) - counts)[window]
+        age = torch.arange(len(first), device=first.device) - first
+        return age.int() if torch.equal(position - position[first], age) else None
 
     def pack(self, x: Tensor) -> Tensor:
         """Take the real tokens: x [n, batch, length, c] -> [n, rows, c]."""
@@ -71,8 +84,11 @@ class PSSA(Attention):
 
     def forward(self, key: Tensor, value: Tensor, query: Tensor, rows: Rows) -> Tensor:
         """Weigh the window of every token."""
+        taps = self.taps()
+        if not self.absolute and gated_sum_fits(key, value, query, taps) and rows.age is not None:
+            return gated_sum(key, value, query, taps, rows.age)
         total = absolute_sum if self.absolute else relative_sum
-        return query * rows.pack(total(rows.spread(key * value), self.taps()))
+        return query * rows.pack(total(rows.spread(key * value), taps))
 
     def begin(self, batch: int) -> Tensor:
         """Return an empty window. Raises `ValueError` where positions are absolute."""

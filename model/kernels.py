@@ -10,6 +10,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import platform
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,10 +21,12 @@ from torch import Tensor
 SWITCH = "SPIKELOOP_KERNELS"
 SOURCE = Path(__file__).with_suffix(".cpp")
 CACHE = Path(__file__).resolve().parent.parent / "build" / "kernels"
-FLAGS = (
-    # wide vectors are not gcc's choice on every processor that has them; contraction would change last bits
-    "-O3 -march=native -mprefer-vector-width=512 -ffp-contract=off -fno-math-errno -std=c++17 -shared -fPIC"
-).split()
+FLAGS = ["-O3", "-march=native", "-fno-math-errno", "-std=c++17", "-shared", "-fPIC"]
+# contraction would change last bits
+FLAGS += ["-ffp-contract=off"]
+if platform.machine() in ("x86_64", "AMD64"):
+    # not gcc's choice on every processor that has vectors so wide
+    FLAGS += ["-mprefer-vector-width=512"]
 
 POINTER, LONG, FLOAT = ctypes.c_void_p, ctypes.c_long, ctypes.c_float
 SIGNATURES = {

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model import kernels
+
 
 class _RelativeSum(torch.autograd.Function):
     """Shifted adds; autograd through the slices would copy the whole tensor once per tap."""
@@ -38,6 +40,53 @@ def _later(taps: Tensor, length: int) -> list[tuple[int, Tensor]]:
 def relative_sum(kv: Tensor, taps: Tensor) -> Tensor:
     """Sum `acc[n] = sum_d taps[:, d] kv[n-d]`: kv [steps, batch, length, d], taps [d, window] -> like kv."""
     return _RelativeSum.apply(kv, taps)
+
+
+class _GatedSum(torch.autograd.Function):
+    """Compiled, from packed rows to packed rows; nothing but the spikes is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, key: Tensor, value: Tensor, query: Tensor, taps: Tensor, age: Tensor) -> Tensor:
+        by_distance = taps.t().contiguous()
+        ctx.save_for_backward(key, value, query, by_distance, age)
+        result = torch.empty(key.shape)
+        kernels.run(
+            "window_forward",
+            *(key, value, query, key.stride(0), key.stride(1), by_distance, age, result, *key.shape, taps.shape[1]),
+        )
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        key, value, query, by_distance, age = ctx.saved_tensors
+        steps, rows, d = key.shape
+        gradient, to_taps = gradients[0].contiguous(), torch.zeros_like(by_distance)
+        to = torch.empty(steps, rows, 3 * d).chunk(3, dim=-1)
+        kernels.run(
+            "window_backward",
+            *(key, value, query, key.stride(0), key.stride(1), by_distance, age, gradient),
+            *(*to, to[0].stride(0), to[0].stride(1), to_taps, *key.shape, len(by_distance)),
+        )
+        return *to, to_taps.t(), None
+
+
+def gated_sum_fits(key: Tensor, value: Tensor, query: Tensor, taps: Tensor) -> bool:
+    """Return whether `gated_sum` takes these tensors: compiled functions, float32, CPU, channels side by side."""
+    return (
+        kernels.fit(taps)
+        and key.stride() == value.stride() == query.stride()
+        and key.stride(2) == 1
+        and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (key, value, query))
+    )
+
+
+def gated_sum(key: Tensor, value: Tensor, query: Tensor, taps: Tensor, age: Tensor) -> Tensor:
+    """Return `query[n] * sum_d taps[:, d] key[n-d] value[n-d]`, all of PSSA, over the rows of each window.
+
+    key, value, query [steps, rows, d], taps [d, window], age [rows] int32: how many rows before this one, directly,
+    are of its window -> [steps, rows, d].
+    """
+    return _GatedSum.apply(key, value, query, taps, age)
 
 
 def absolute_sum(kv: Tensor, weights: Tensor) -> Tensor:
