@@ -23,7 +23,7 @@ ALLOWED = {
     "model.artifact": {"numpy", "safetensors", "model.geometry"},
     "model.golden": {"numpy", "model.artifact", "model.geometry"},
     "model.random_policy": {"numpy", "model.artifact", "model.geometry"},
-    "model": {"numpy", "torch", "minari", "h5py", "gymnasium", "mujoco", "tqdm", "safetensors", "model"}
+    "model": {"numpy", "torch", "matplotlib", "minari", "h5py", "gymnasium", "mujoco", "tqdm", "safetensors", "model"}
     | {"gymnasium_robotics", "huggingface_hub", "stable_baselines3", "sb3_contrib"},
     "hw.registers": {"model.geometry"},
     "hw.memory_map": {"model.geometry", "hw.registers"},

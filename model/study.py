@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""Experiments: train what a study compares, measure it over training seeds, print a table, write JSON and a figure.
+
+  python -m model.study --list
+  python -m model.study norms --task hopper-medium --json norms.json --png norms.png
+  python -m model.study norms bits --d-model 32 --steps 400 --batch 32        (an hour on a laptop instead of days)
+  python -m model.study norms --redraw norms.json --png norms.png            (draws a result again, measures nothing)
+
+Trainings lie in --out, one folder per configuration: studies share them, and an interrupted study goes on where it
+stopped when the same command is given again.
+"""
+
+import argparse
+import dataclasses
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+from matplotlib.figure import Figure
+
+from model import study_norms
+from model.checkpoint import CheckpointError
+from model.config import ConfigError
+from model.data import DataError
+from model.geometry import PRESETS, GeometryError, preset
+from model.study_draw import STYLE
+from model.study_runs import Bench, Budget, Row, Study, summed_up, write
+from model.tasks import find
+from model.train import versions
+
+STUDIES: dict[str, Study] = {study.name: study for study in (study_norms.NORMS, study_norms.SCHEDULE)}
+
+
+class StudyError(ValueError):
+    """A study that cannot be run or drawn; the message says why."""
+
+
+def commit() -> str:
+    """Return the commit this runs from, marked when files differ from it; "unknown" outside a repository."""
+    call = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        done = subprocess.run(call, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def result(study: Study, bench: Bench, rows: list[Row]) -> dict[str, Any]:
+    """Return what is written as JSON: the rows and everything they depend on."""
+    budget = dataclasses.asdict(bench.budget)
+    task = budget.pop("task")
+    return {
+        "study": study.name,
+        "summary": study.summary,
+        "task": task["name"],
+        "dataset": task["dataset"],
+        "dataset_digest": bench.episodes.digest,
+        "environment": task["environment"],
+        "target_return": task["target_return"],
+        "budget": budget,
+        "command": bench.command,
+        "commit": commit(),
+        "versions": versions(),
+        "rows": rows,
+    }
+
+
+def table(study: Study, rows: Sequence[Row]) -> str:
+    """Return rows averaged over training seeds as aligned text, `mean +- deviation`."""
+
+    def number(value: float | None, spread: float | None) -> str:
+        if value is None:
+            return "-"
+        return f"{value:.4g}" + ("" if spread is None else f" +- {spread:.2g}")
+
+    lines = [[*study.keys, *study.values, "n"]]
+    for row in summed_up(rows, study.keys, study.values):
+        measured = [number(row[value], row[f"{value}_std"]) for value in study.values]
+        lines.append([*(str(row[key]) for key in study.keys), *measured, str(row["n"])])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def draw(study: Study, rows: list[Row], path: Path) -> None:
+    """Write a study's figure, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=study.size, layout="constrained")
+        study.draw(figure, rows)
+        figure.savefig(partial, format="png", metadata={"Software": None})
+    partial.replace(path)
+
+
+def _bench(options: argparse.Namespace, command: str) -> Bench:
+    geometry, task = preset(options.geometry), find(options.task)
+    if options.d_model is not None:
+        geometry = dataclasses.replace(geometry, d_model=options.d_model)
+    budget = Budget(task, geometry, options.steps, options.quant_steps, options.batch, options.seeds, options.episodes)
+    bench = Bench(budget, options.out, command)
+    capacity = {
+        "observation_size": max(geometry.observation_size, bench.episodes.observations.shape[1]),
+        "action_size": max(geometry.action_size, bench.episodes.actions.shape[1]),
+    }
+    bench.budget = dataclasses.replace(budget, geometry=dataclasses.replace(geometry, **capacity))
+    return bench
+
+
+def _redraw(options: argparse.Namespace) -> None:
+    study = STUDIES[options.names[0]]
+    try:
+        saved = json.loads(options.redraw.read_text())
+        rows = saved["rows"]
+        if saved["study"] != study.name:
+            raise StudyError(f"{options.redraw} is a result of the study {saved['study']}, not of {study.name}")
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise StudyError(f"{options.redraw} is no result of a study; give the file that --json wrote") from None
+    draw(study, rows, options.png)
+    print(table(study, rows))  # noqa: T201
+
+
+def _parser() -> argparse.ArgumentParser:
+    listing = "\n".join(f"  {study.name:10} {study.summary}" for study in STUDIES.values())
+    parser = argparse.ArgumentParser(
+        prog="python -m model.study",
+        description=f"{__doc__}\nstudies:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="studies to run, or 'all'")
+    parser.add_argument("--list", action="store_true", help="name the studies and stop")
+    parser.add_argument("--task", default="hopper-medium", help="see python -m model.tasks (default hopper-medium)")
+    parser.add_argument("--geometry", default="HOPPER_Z2", help=f"{', '.join(PRESETS)} (default HOPPER_Z2)")
+    parser.add_argument("--d-model", type=int, help="replaces the geometry's width")
+    parser.add_argument("--steps", type=int, default=5000, help="float updates of each training (default 5000)")
+    parser.add_argument("--quant-steps", type=int, default=2000, help="quantised updates, for bits (default 2000)")
+    parser.add_argument("--batch", type=int, default=64, help="windows per update (default 64)")
+    parser.add_argument("--seeds", type=int, default=3, help="training seeds 0, 1, ... (default 3)")
+    parser.add_argument("--episodes", type=int, default=20, help="episodes per score (default 20)")
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the trainings")
+    parser.add_argument("--json", type=Path, help="result file; with several studies a folder, NAME.json in it")
+    parser.add_argument("--png", type=Path, help="figure file; with several studies a folder, NAME.png in it")
+    parser.add_argument("--redraw", type=Path, metavar="JSON", help="draw this result again instead of measuring")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.list:
+        print("\n".join(f"{study.name:10} {study.summary}" for study in STUDIES.values()))  # noqa: T201
+        return 0
+    chosen = list(STUDIES) if options.names == ["all"] else options.names
+    unknown = [name for name in chosen if name not in STUDIES]
+    if unknown or not chosen:
+        problem = f"unknown study {', '.join(unknown)}" if unknown else "name a study"
+        parser.error(f"{problem}; there are {', '.join(STUDIES)}, or all")
+    for name in ("steps", "quant_steps", "batch", "seeds", "episodes"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if options.redraw and (len(chosen) != 1 or not options.png):
+        parser.error("--redraw draws one study; name it, and give --png")
+    torch.set_num_threads(options.threads)
+    # as in training: spikes and integers stay exact in it, and it is twice as fast on many CPUs
+    torch.set_float32_matmul_precision("medium")
+    command = shlex.join(["python", "-m", "model.study", *(sys.argv[1:] if arguments is None else arguments)])
+    try:
+        if options.redraw:
+            _redraw(options)
+            return 0
+        bench = _bench(options, command)
+        for name in chosen:
+            study = STUDIES[name]
+            rows = study.measure(bench)
+            print(f"{study.name}: {study.summary}\n{table(study, rows)}")  # noqa: T201
+            if options.json:
+                path = options.json if len(chosen) == 1 else options.json / f"{name}.json"
+                write(path, json.dumps(result(study, bench, rows)) + "\n")
+            if options.png:
+                draw(study, rows, options.png if len(chosen) == 1 else options.png / f"{name}.png")
+    except (ConfigError, CheckpointError, DataError, GeometryError, StudyError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print(f"stopped; give the same command again to go on (trainings are in {options.out})", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

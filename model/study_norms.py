@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""Norms: layer norm, batch norm and PTBN between them; and how PTBN should turn from one into the other."""
+
+from matplotlib.figure import Figure
+
+from model import study_draw
+from model.study_runs import Bench, Row, Study
+
+NORM_VARIANTS = {
+    "PTBN": {"norm": "ptbn"},
+    "tdBN only": {"norm": "tdbn"},
+    "tdLN only": {"norm": "tdln"},
+}
+
+SCHEDULE_VARIANTS = {
+    "linear 10 %": {},
+    "cosine 10 %": {"norm_schedule": "cosine"},
+    "step 10 %": {"norm_schedule": "step"},
+    "linear 50 %": {"norm_ratio": 0.5},
+    "hold 25 %, linear 10 %": {"norm_hold": 0.25},
+}
+"""All of PTBN; shares are of the float phase's updates."""
+
+
+def compare(bench: Bench, variants: dict[str, Row]) -> list[Row]:
+    """Train each variant (label -> changed fields) for each seed: loss curve, validation loss and return per run."""
+    configs = bench.each_seed(variants.values())
+    runs = bench.train(configs)
+    labels = [label for label in variants for _ in range(bench.budget.seeds)]
+    rows = []
+    for label, run, score in zip(labels, runs, bench.score_all(runs), strict=True):
+        rows.append(
+            {
+                "variant": label,
+                "seed": run.config.seed,
+                "validation_loss": run.loss,
+                "return": score["mean_return"],
+                "normalised": score["normalised_score"],
+                "curve": run.curve(),
+            }
+        )
+    return rows
+
+
+def draw(figure: Figure, rows: list[Row]) -> None:
+    """Draw loss curves beside returns."""
+    left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    study_draw.loss_curves(left, rows, "variant")
+    study_draw.dots(right, rows, "variant", "return", "return (dot: a training seed, bar: mean)")
+
+
+NORMS = Study(
+    "norms",
+    "PTBN against batch norm alone and layer norm alone",
+    lambda bench: compare(bench, NORM_VARIANTS),
+    draw,
+    keys=("variant",),
+    values=("validation_loss", "return", "normalised"),
+)
+
+SCHEDULE = Study(
+    "schedule",
+    "how PTBN turns from layer norm into batch norm: schedule, share of the updates, hold before",
+    lambda bench: compare(bench, SCHEDULE_VARIANTS),
+    draw,
+    keys=("variant",),
+    values=("validation_loss", "return", "normalised"),
+)
