@@ -102,9 +102,14 @@ class Geometry:
         _require(self.action_size <= 32, f"action_size must be at most 32, not {self.action_size}")
         _require(self.observation_size <= 128, f"observation_size must be at most 128, not {self.observation_size}")
         _require(
-            self.accumulator_bits <= 16,
+            self.accumulator_bits <= max(16, self.attention_bits),
             f"d_model x mlp_ratio at {self.weight_bits}-bit weights needs {self.accumulator_bits} accumulator bits; "
             "at most 16 fit a parameter word: lower d_model, mlp_ratio or weight_bits",
+        )
+        _require(
+            self.attention_bits <= 16,
+            f"{self.attention} over {self.window} tokens needs {self.attention_bits} accumulator bits, at most 16: "
+            "lower d_model, window or steps",
         )
         _require(
             self.head_bits <= 32,
@@ -211,9 +216,42 @@ class Geometry:
         return 16
 
     @property
+    def gain_bits(self) -> int:
+        """Signed width of what a spike adds to a dendrite."""
+        return self.dendrite_bits - 4
+
+    @property
+    def dendrite_shift_bits(self) -> int:
+        """Unsigned width of the right shifts of decays, couplings and readouts."""
+        return 4
+
+    @property
+    def least_readout_shift(self) -> int:
+        """Right shift of a dendrite at its readout at least: all of them together then stay within 14 bits."""
+        return self.dendrite_bits + (self.dendrites - 1).bit_length() - 14
+
+    @property
+    def local_shift(self) -> int:
+        """Left shift of local taps: the readout's unit is that much finer than theirs, so that its floors are small."""
+        return 4
+
+    @property
+    def readout_bits(self) -> int:
+        """Signed width that holds the dendrites' readout and the local taps."""
+        dendrites = self.dendrites << (self.dendrite_bits - 1 - self.least_readout_shift)
+        local = len(self.local_distances) << (self.weight_bits - 1 + self.local_shift)
+        return (dendrites + local).bit_length() + 1
+
+    @property
+    def attention_bits(self) -> int:
+        """Signed width that holds what attention adds up."""
+        widths = {"sssa": self.match_bits, "tssa": self.match_bits, "lrf-dyn": self.readout_bits}
+        return widths.get(self.attention, self.window_bits)
+
+    @property
     def accumulator_bits(self) -> int:
-        """Signed width that holds the sum of one weight per row of the longest pass, or of the taps."""
-        return max(self.weight_bits + (self.d_mlp - 1).bit_length(), self.window_bits)
+        """Signed width that holds the sum of one weight per row of the longest pass, or what attention adds up."""
+        return max(self.weight_bits + (self.d_mlp - 1).bit_length(), self.attention_bits)
 
     @property
     def bias_bits(self) -> int:
@@ -297,7 +335,7 @@ class Geometry:
 
     def with_attention(self, attention: str) -> "Geometry":
         """Return the same sizes with another attention, what that one lacks back at its default."""
-        lacking = {"window": type(self).window} if attention == "lrf-dyn" else _DYNAMICS
+        lacking: dict[str, Any] = {"window": type(self).window} if attention == "lrf-dyn" else _DYNAMICS
         return dataclasses.replace(self, attention=attention, **lacking)
 
     def differences(self, other: "Geometry") -> list[str]:
