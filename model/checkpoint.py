@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Training results on disk: a network's state with all that is needed to rebuild, evaluate and export it."""
 
+import io
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from model import baselines
+from model.baselines import Baseline
 from model.config import ConfigError, TrainConfig
 from model.data import Normaliser
 from model.fold import quantise
@@ -20,9 +23,15 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message says why and what to do."""
 
 
-def build(config: TrainConfig, inputs: int, actions: int, quantised: bool) -> Network:
-    """Return a network of the configuration's shape, its state still to be loaded or trained."""
+def build(config: TrainConfig, inputs: int, actions: int, quantised: bool) -> Network | Baseline:
+    """Return a network of the configuration's shape, its state still to be loaded or trained.
+
+    A baseline is as wide as brings it nearest to the parameters of the spiking network it is compared with.
+    """
     network = float_network(config.geometry, inputs, actions, config.structure, config.norm)
+    if config.network != "spiking":
+        budget = baselines.parameters(network)
+        return baselines.build(config.network, config.geometry.layers, inputs, actions, config.length, budget)
     return quantise(network, input_scale(config, inputs, actions), config.fraction_bits) if quantised else network
 
 
@@ -42,7 +51,7 @@ class Checkpoint:
     """
 
     config: TrainConfig
-    network: Network
+    network: Network | Baseline
     normaliser: Normaliser
     facts: dict[str, Any]
     progress: dict[str, Any]
@@ -53,8 +62,8 @@ class Checkpoint:
         return int(self.facts["actions"])
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint, whole or not at all."""
-        partial = path.with_suffix(".partial")
+        """Write the checkpoint, whole or not at all. Raises `CheckpointError`."""
+        content = io.BytesIO()
         torch.save(
             {
                 "config": self.config.to_json(),
@@ -65,9 +74,15 @@ class Checkpoint:
                 "facts": self.facts,
                 "progress": self.progress,
             },
-            partial,
+            content,
         )
-        partial.replace(path)
+        partial = path.with_suffix(".partial")
+        try:
+            partial.write_bytes(content.getbuffer())
+            partial.replace(path)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise CheckpointError(f"{path} cannot be written ({error.strerror}); make room and run again") from None
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":
@@ -75,7 +90,7 @@ class Checkpoint:
         if not path.is_file():
             raise CheckpointError(f"there is no checkpoint {path}; train one with `python -m model.train`")
         try:
-            content = torch.load(path, weights_only=True)
+            content = torch.load(path, weights_only=True, map_location="cpu")
             config = TrainConfig.from_json(content["config"])
             normaliser = Normaliser(np.array(content["mean"]), np.array(content["std"]), config.return_scale)
             facts = content["facts"]

@@ -36,22 +36,25 @@ def evaluate(file: Path, episodes: int, seed: int, target_return: float | None) 
     """
     effort = Effort()
     brain: Brain
+    discrete = None  # what an artifact's actions were is up to its environment
     if file.suffix == ".safetensors":
         policy = Policy.load(file)
         normaliser = Normaliser(policy.input_mean, policy.input_std, policy.return_scale)
         brain, environment, kind, digest = GoldenBrain(policy, effort), policy.environment, "golden", policy.digest
         trained_for, dataset, dense = policy.target_return, policy.provenance.get("dataset"), policy.geometry
+        delayed = bool(policy.provenance.get("config", {}).get("delayed"))
     else:
         saved = Checkpoint.load(file)
         normaliser, environment, digest = saved.normaliser, saved.facts["environment"], state_digest(saved.network)
         trained_for, dataset, dense = saved.config.target_return, saved.facts["dataset"], saved.config.geometry
+        discrete, delayed = saved.facts.get("discrete", False), saved.config.delayed
         kind = "quantised" if saved.network.quantised else "float"
         if saved.config.inference == "stream":
             brain = StreamBrain(saved.network, effort)
         else:
             brain = RecomputeBrain(saved.network, saved.config.length)
     target = trained_for if target_return is None else target_return
-    done = run(brain, environment, normaliser, target, range(seed, seed + episodes))
+    done = run(brain, environment, normaliser, target, range(seed, seed + episodes), delayed=delayed, discrete=discrete)
     returns = [sum(episode.rewards) for episode in done]
     mean = float(np.mean(returns))
     per_layer = (4 + 2 * dense.mlp_ratio) * dense.d_model

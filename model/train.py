@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Train a spike-driven decision transformer: a float phase, then a quantisation-aware phase.
 
-Writes config.json, log.csv, checkpoint.pt (to resume), float.pt and quant.pt (results) and firing.json into the run's
-folder.
+Trains the baselines of the spiking network too: `network` in the configuration says which. Writes config.json, log.csv,
+checkpoint.pt (to resume), float.pt and quant.pt (results) and firing.json into the run's folder.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import math
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,9 +22,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 
 from model import data
+from model.baselines import Baseline
 from model.checkpoint import Checkpoint, CheckpointError, build, input_scale
 from model.config import PRESETS, ConfigError, TrainConfig, find
 from model.data import DataError, Episodes, Normaliser, Windows
@@ -34,6 +37,20 @@ from model.norm import mixing, set_mixing
 PHASES = ("float", "quant")
 VALIDATION_WINDOWS = 256
 LOG_EVERY = 100
+LOGIT_GAIN = 8.0
+"""Of discrete actions: the head's outputs, -1..1, times this are the logits of the choices. The largest is taken."""
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class TrainError(RuntimeError):
+    """A training that cannot go on; the message says why and what to do."""
+
+
+def device(choice: str) -> torch.device:
+    """Return the device to train on; "auto" is a GPU where there is one. Raises `ConfigError`."""
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no usable GPU; leave --device out, or choose cpu")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def rate(peak: float, warmup: float, step: int, steps: int) -> float:
@@ -47,13 +64,24 @@ def rate(peak: float, warmup: float, step: int, steps: int) -> float:
 class Trainer:
     """One run in one folder.
 
+    keep : results to keep of the float phase, evenly spaced, the last one included; those before it are float-STEP.pt.
+    cpu_s, wall_s : what the training took so far, interruptions left out.
     Raises `CheckpointError` where the folder holds a run that this one cannot continue.
     """
 
     def __init__(
-        self, config: TrainConfig, episodes: Episodes, out: Path, resume: bool, save_every: int, command: str
+        self,
+        config: TrainConfig,
+        episodes: Episodes,
+        out: Path,
+        resume: bool,
+        save_every: int,
+        command: str,
+        keep: int = 1,
+        on: torch.device = torch.device("cpu"),  # noqa: B008 (a constant)
     ) -> None:
-        self.config, self.out, self.save_every = config, out, save_every
+        self.config, self.out, self.save_every, self.on = config, out, save_every, on
+        self.kept = kept_steps(config.steps, keep)
         observations, self.actions = episodes.observations.shape[1], episodes.actions.shape[1]
         self.inputs, g = observations + self.actions + 1, config.geometry
         if observations > g.observation_size or self.actions > g.action_size:
@@ -71,12 +99,14 @@ class Trainer:
             "dataset_digest": episodes.digest,
             "dataset_mean_return": float(episodes.returns.mean()),
             "actions": self.actions,
+            "discrete": episodes.discrete,
             "command": command,
             "versions": versions(),
         }
         self.rng = np.random.default_rng(config.seed)
         torch.manual_seed(config.seed)
         self.phase, self.step = "float", 0
+        self.cpu_s = self.wall_s = 0.0
         self._enter(build(config, self.inputs, self.actions, quantised=False))
         path = out / "checkpoint.pt"
         if path.exists() and not resume:
@@ -86,9 +116,10 @@ class Trainer:
             self._restore(Checkpoint.load(path))
         (out / "config.json").write_text(config.to_json() + "\n")
 
-    def _enter(self, network: Network) -> None:
-        self.network = network.train()
-        self.optimiser = torch.optim.AdamW(network.parameters(), lr=0.0, weight_decay=self.config.weight_decay)
+    def _enter(self, network: Network | Baseline) -> None:
+        self.network = network.to(self.on).train()
+        decay = self.config.weight_decay
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=0.0, weight_decay=decay, fused=True)
 
     def _restore(self, saved: Checkpoint) -> None:
         if saved.config != self.config:
@@ -105,44 +136,65 @@ class Trainer:
         self._enter(saved.network)
         self.optimiser.load_state_dict(saved.progress["optimiser"])
         self.phase, self.step = saved.progress["phase"], saved.progress["step"]
+        self.cpu_s, self.wall_s = saved.progress["cpu_s"], saved.progress["wall_s"]
         self.rng.bit_generator.state = json.loads(saved.progress["windows"])
         torch.set_rng_state(saved.progress["torch"])
         self.facts["command"] = saved.facts["command"]
 
+    def _clock(self) -> None:
+        """Add what the run has taken since the last call."""
+        now = time.process_time(), time.monotonic()
+        self.cpu_s, self.wall_s = self.cpu_s + now[0] - self.since[0], self.wall_s + now[1] - self.since[1]
+        self.since = now
+
     def save(self) -> None:
         """Write checkpoint.pt."""
+        self._clock()
         progress = {
             "phase": self.phase,
             "step": self.step,
             "optimiser": self.optimiser.state_dict(),
             "windows": json.dumps(self.rng.bit_generator.state),
             "torch": torch.get_rng_state(),
+            "cpu_s": self.cpu_s,
+            "wall_s": self.wall_s,
         }
         Checkpoint(self.config, self.network, self.normaliser, self.facts, progress).save(self.out / "checkpoint.pt")
 
     def run(self, progress: bool = True) -> None:
-        """Train what is left to train. On Ctrl-C the state is saved and the interrupt passed on."""
+        """Train what is left to train. On Ctrl-C the state is saved and the interrupt passed on.
+
+        Raises `TrainError` where the loss is no number any more; checkpoint.pt is then what it was before.
+        """
+        self.since = time.process_time(), time.monotonic()
         try:
-            while True:
-                steps, peak = self._plan()
-                with tqdm(total=steps, initial=self.step, desc=self.phase, disable=not progress, mininterval=5) as bar:
-                    while self.step < steps:
-                        loss = self._update(rate(peak, self.config.warmup, self.step, steps))
-                        self.step += 1
-                        bar.update()
-                        if self.step % LOG_EVERY == 0 or self.step == steps:
-                            bar.set_postfix(loss=f"{loss:.4f}")
-                            self._log(loss)
-                        if self.step % self.save_every == 0:
-                            self.save()
-                self._finish()
-                if self.phase == "quant" or self.config.quant_steps == 0:
-                    break
-                scale = input_scale(self.config, self.inputs, self.actions)
-                self._enter(quantise(self.network, scale, self.config.fraction_bits))
-                self.phase, self.step = "quant", 0
-        finally:
+            self._phases(progress)
+        except KeyboardInterrupt:
             self.save()
+            raise
+        self.save()
+
+    def _phases(self, progress: bool) -> None:
+        while True:
+            steps, peak = self._plan()
+            with tqdm(total=steps, initial=self.step, desc=self.phase, disable=not progress, mininterval=5) as bar:
+                while self.step < steps:
+                    loss = self._update(rate(peak, self.config.warmup, self.step, steps))
+                    self.step += 1
+                    bar.update()
+                    if self.step % LOG_EVERY == 0 or self.step == steps:
+                        bar.set_postfix(loss=f"{loss:.4f}")
+                        self._log(loss)
+                    if self.phase == "float" and self.step in self.kept:
+                        self._result(f"float-{self.step}.pt")
+                    if self.step % self.save_every == 0:
+                        self.save()
+            self._finish()
+            if self.phase == "quant" or self.config.quant_steps == 0:
+                break
+            scale = input_scale(self.config, self.inputs, self.actions)
+            self._enter(quantise(self.network.cpu(), scale, self.config.fraction_bits))
+            self.phase, self.step = "quant", 0
 
     def _plan(self) -> tuple[int, float]:
         c = self.config
@@ -155,12 +207,29 @@ class Trainer:
             set_mixing(self.network, mixing(c.norm_schedule, self.step, transition, hold))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
-        loss = _loss(self.network, *_sample(self.windows, c.batch, c.length, self.rng))
+        loss = self._loss(self.windows, c.batch, self.rng)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainError(
+                f"the loss of update {self.step} of the {self.phase} phase is {value}: lower the learning rate, or look "
+                f"for extreme values in {self.facts['dataset']}; {self.out} holds the last state that was saved"
+            )
         self.optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
         self.optimiser.step()
-        return loss.item()
+        return value
+
+    def _loss(self, source: Windows, batch: int, rng: np.random.Generator, record: Record | None = None) -> Tensor:
+        """Mean over the real tokens of random windows: cross-entropy of discrete actions, squared error of others."""
+        drawn = source.sample(batch, self.config.length, rng)
+        tokens, actions, real = (torch.from_numpy(array).to(self.on) for array in drawn)
+        tokens = self.network.prepare(tokens)
+        noted = {} if record is None else {"record": record}
+        outputs, actions = self.network(tokens, real, **noted)[real], actions[real]
+        if self.facts["discrete"]:
+            return functional.cross_entropy(LOGIT_GAIN * outputs, actions)
+        return functional.mse_loss(outputs, actions)
 
     @torch.no_grad()
     def _validate(self, record: Record | None = None) -> float:
@@ -168,8 +237,7 @@ class Trainer:
             return math.nan
         self.network.eval()
         # the same windows each time, and none of the run's own random numbers
-        batch = _sample(self.validation, VALIDATION_WINDOWS, self.config.length, np.random.default_rng(0))
-        loss = _loss(self.network, *batch, record).item()
+        loss = self._loss(self.validation, VALIDATION_WINDOWS, np.random.default_rng(0), record).item()
         self.network.train()
         return loss
 
@@ -182,9 +250,14 @@ class Trainer:
                 writer.writerow(["phase", "step", "loss", "validation_loss"])
             writer.writerow([self.phase, self.step, f"{loss:.6f}", f"{self._validate():.6f}"])
 
+    def _result(self, name: str) -> None:
+        Checkpoint(self.config, self.network, self.normaliser, self.facts, {}).save(self.out / name)
+
     def _finish(self) -> None:
-        """Write the phase's result and its firing rates."""
-        Checkpoint(self.config, self.network, self.normaliser, self.facts, {}).save(self.out / f"{self.phase}.pt")
+        """Write the phase's result and, of a spiking network, its firing rates."""
+        self._result(f"{self.phase}.pt")
+        if not isinstance(self.network, Network):
+            return
         record = Record()
         self._validate(record)
         path = self.out / "firing.json"
@@ -193,15 +266,9 @@ class Trainer:
         path.write_text(json.dumps(rates, indent=2) + "\n")
 
 
-def _sample(source: Windows, batch: int, length: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    tokens, actions, real = source.sample(batch, length, rng)
-    return torch.from_numpy(tokens), torch.from_numpy(actions), torch.from_numpy(real)
-
-
-def _loss(network: Network, tokens: Tensor, actions: Tensor, real: Tensor, record: Record | None = None) -> Tensor:
-    """Mean squared error over the real tokens and the action's components."""
-    error = network(network.prepare(tokens), real, record) - actions
-    return (error * error * real[..., None]).sum() / (real.sum() * actions.shape[-1])
+def kept_steps(steps: int, keep: int) -> list[int]:
+    """Return the updates after which a float result is kept besides the last."""
+    return [round(n * steps / keep) for n in range(1, keep)]
 
 
 def firing_rates(record: Record) -> dict[str, dict[str, float]]:
@@ -230,6 +297,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quant-steps", type=int, help="replaces the configuration's quantisation-aware updates")
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder, if there is one")
     parser.add_argument("--save-every", type=int, default=250, help="updates between checkpoints (default 250)")
+    parser.add_argument(
+        "--keep", type=int, default=1, help="float results to keep, evenly spaced, as float-STEP.pt (default: the last)"
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU where there is one")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1; more collapse under load)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -242,9 +313,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = dataclasses.replace(
             find(options.config), **{name: value for name, value in replaced.items() if value is not None}
         )
-        trainer = Trainer(config, data.load(options.dataset), out, options.resume, options.save_every, command)
+        episodes = data.load(options.dataset, config.delayed)
+        on = device(options.device)
+        trainer = Trainer(config, episodes, out, options.resume, options.save_every, command, options.keep, on)
         trainer.run(progress=os.environ.get("TERM") != "dumb")
-    except (ConfigError, CheckpointError, DataError, OSError) as error:
+    except (ConfigError, CheckpointError, DataError, TrainError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
