@@ -49,11 +49,15 @@ class Rows:
 
 
 class Attention(nn.Module):
-    """What an attention offers; `threshold` [d] is that of the neurons behind it."""
+    """What an attention offers; `threshold` [d] is that of the neurons behind it.
 
+    `query` is None where the geometry's attention has none (`Geometry.projections`).
+    """
+
+    geometry: Geometry
     threshold: Tensor
 
-    def forward(self, key: Tensor, value: Tensor, query: Tensor, rows: Rows) -> Tensor:
+    def forward(self, key: Tensor, value: Tensor, query: Tensor | None, rows: Rows) -> Tensor:
         """Return the current of whole windows: spikes [steps, rows, d] -> [steps, rows, d]."""
         raise NotImplementedError
 
@@ -61,7 +65,7 @@ class Attention(nn.Module):
         """Return the state at the start of `batch` episodes, [steps, batch, ...]."""
         raise NotImplementedError
 
-    def advance(self, key: Tensor, value: Tensor, query: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def advance(self, key: Tensor, value: Tensor, query: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
         """Take one token's spikes [steps, batch, d]; return its current [steps, batch, d] and the next state."""
         raise NotImplementedError
 
@@ -95,7 +99,7 @@ class PSSA(Attention):
         if self.absolute:
             raise ValueError("a network with absolute positions cannot stream; train with position='relative'")
         g = self.geometry
-        return torch.zeros((g.steps, batch, g.window - 1, g.d_model), dtype=self.threshold.dtype)
+        return self.threshold.new_zeros(g.steps, batch, g.window - 1, g.d_model)
 
     def advance(self, key: Tensor, value: Tensor, query: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Weigh the token and the window before it."""

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: MIT
 """The float layers of the network: linear, norm and neuron, and the ways to weigh a window."""
 
+import dataclasses
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from model.attention import PSSA
+from model.attention import PSSA, Attention
+from model.dynamics import Dendrites, Dynamics
 from model.geometry import Geometry
+from model.local import LocalTaps
+from model.match import Match
 from model.network import Block, Network
 from model.neuron import lif
 from model.norm import NORMS
@@ -15,17 +20,25 @@ from model.norm import NORMS
 THRESHOLD = 0.5
 TAPS = ("channel", "head", "shared", "or")
 POSITIONS = ("relative", "absolute")
+FITS = {
+    **dict.fromkeys(("position", "taps", "heads", "positions"), ("pssa",)),
+    "tap_init": ("pssa", "lrf-ssa", "lrf-dyn"),
+    "scale": ("sssa", "tssa", "lrf-ssa"),
+}
+"""Which attentions each choice of `Structure` goes with."""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """Choices about the network that the geometry leaves open.
+    """Choices about the network that the geometry leaves open; each goes with some attentions (`FITS`).
 
     position : "relative" taps by distance (streams), or "absolute", the authors' matrix over window positions.
     taps : relative taps per "channel", per "head", "shared" by all, or "or": no weights, an OR over the window.
     heads : how many heads share taps where taps is "head".
     tap_init : taps start uniform in 0..tap_init. From 1, the authors' value, they get no gradient at this threshold.
     positions : rows of the absolute matrix, the length of a training window.
+    scale : current of one match of query and key, a power of two. At 1, the authors' value, the neurons behind fire at
+    any match and neither query, key nor value gets a gradient through them.
     """
 
     position: str = "relative"
@@ -33,12 +46,24 @@ class Structure:
     heads: int = 8
     tap_init: float = 0.6
     positions: int = 24
+    scale: float = 0.125
 
     def __post_init__(self) -> None:
         if self.position not in POSITIONS:
             raise ValueError(f"position must be one of {', '.join(POSITIONS)}, not {self.position!r}")
         if self.taps not in TAPS:
             raise ValueError(f"taps must be one of {', '.join(TAPS)}, not {self.taps!r}")
+        if not 0 < self.scale <= 1 or not math.log2(self.scale).is_integer():
+            raise ValueError(f"scale must be a power of two, at most 1, not {self.scale}")
+
+    def require(self, attention: str) -> None:
+        """Raise `ValueError` where a choice would do nothing with this attention."""
+        for field in dataclasses.fields(self):
+            fits, default = FITS[field.name], field.default
+            if attention not in fits and getattr(self, field.name) != default:
+                raise ValueError(
+                    f"{field.name} goes with {', '.join(fits)} alone: leave it at {default} for {attention}"
+                )
 
 
 def _linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
@@ -139,17 +164,29 @@ class Head(nn.Module):
         return weight * gain, weight @ offset + self.linear.bias.detach().double()
 
 
+def attention(geometry: Geometry, structure: Structure) -> Attention:
+    """Return the geometry's attention, to train."""
+    if geometry.attention == "pssa":
+        return PSSA(geometry, Taps(geometry, structure), structure.position == "absolute")
+    threshold = torch.full((geometry.d_model,), THRESHOLD)
+    local = LocalTaps(geometry, structure.tap_init) if geometry.local_distances else None
+    if geometry.attention == "lrf-dyn":
+        return Dynamics(geometry, Dendrites(geometry, structure.tap_init), local, threshold)
+    return Match(geometry, threshold, structure.scale, geometry.attention == "tssa", local)
+
+
 def float_network(geometry: Geometry, inputs: int, actions: int, structure: Structure, norm: str = "ptbn") -> Network:
     """Return a network to train, drawn from torch's random generator.
 
     `inputs` = observation + action + 1 and `actions` are the environment's own sizes, at most the geometry's.
-    `norm` is a name of `model.norm.NORMS`.
+    `norm` is a name of `model.norm.NORMS`. Raises `ValueError` for a structure that does not fit the attention.
     """
-    d, h = geometry.d_model, geometry.d_mlp
+    structure.require(geometry.attention)
+    d, h, projections = geometry.d_model, geometry.d_mlp, len(geometry.projections)
     blocks = [
         Block(
-            kvq=Spiking(d, 3 * d, norm, groups=3),
-            attention=PSSA(geometry, Taps(geometry, structure), structure.position == "absolute"),
+            kvq=Spiking(d, projections * d, norm, groups=projections),
+            attention=attention(geometry, structure),
             proj=Residual(d, d, norm),
             fc1=Spiking(d, h, norm),
             fc2=Residual(h, d, norm),

@@ -16,7 +16,7 @@ from model.attention import Attention, Rows
 from model.geometry import Geometry
 from model.neuron import lif
 
-Attend = Callable[[Attention, Tensor, Tensor, Tensor], Tensor]
+Attend = Callable[[Attention, Tensor, Tensor, Tensor | None], Tensor]
 """(attention, key, value, query), spikes [steps, rows, d] -> the current of the neurons behind [steps, rows, d]."""
 
 
@@ -35,7 +35,7 @@ class Record:
 class Block(nn.Module):
     """One layer: the attention sub-block and the MLP sub-block, both on the membrane shortcut.
 
-    kvq : spikes [.., d] -> spikes [.., 3 d], key, value and query side by side.
+    kvq : spikes [.., d] -> spikes [.., 3 d], key, value and query side by side; [.., 2 d] where there is no query.
     proj, fc2 : (spikes, x) -> x; fc1 : spikes -> spikes.
     """
 
@@ -46,9 +46,11 @@ class Block(nn.Module):
     def forward(self, x: Tensor, entry: Tensor, attend: Attend, note: Callable[..., None]) -> Tensor:
         """Advance the membranes x [steps, rows, d]; `attend` looks at each row's past."""
         s = lif(x, entry)
-        k, v, q = self.kvq(s).chunk(3, dim=-1)
-        o = lif(attend(self.attention, k, v, q), self.attention.threshold)
-        note(entry=s, key=k, value=v, query=q, window=o)
+        names = self.attention.geometry.projections
+        spikes = dict(zip(names, self.kvq(s).chunk(len(names), dim=-1), strict=True))
+        current = attend(self.attention, spikes["key"], spikes["value"], spikes.get("query"))
+        o = lif(current, self.attention.threshold)
+        note(entry=s, **spikes, window=o)
         x = self.proj(o, x)
         note(x)
         s = lif(x, entry)
@@ -103,7 +105,7 @@ class Network(nn.Module):
         """
         rows = Rows(real, *tokens.shape[:2])
 
-        def attend(attention: Attention, key: Tensor, value: Tensor, query: Tensor) -> Tensor:
+        def attend(attention: Attention, key: Tensor, value: Tensor, query: Tensor | None) -> Tensor:
             return attention(key, value, query, rows)
 
         actions = self._run(rows.pack(tokens[None])[0], [attend] * len(self.blocks), record)
@@ -144,7 +146,7 @@ class Stream:
         """Advance every episode by one token [batch, inputs] as `prepare` returns it -> actions [batch, actions]."""
 
         def at(layer: int) -> Attend:
-            def attend(attention: Attention, key: Tensor, value: Tensor, query: Tensor) -> Tensor:
+            def attend(attention: Attention, key: Tensor, value: Tensor, query: Tensor | None) -> Tensor:
                 current, self.state[layer] = attention.advance(key, value, query, self.state[layer])
                 return current
 
