@@ -10,6 +10,7 @@ from hw.memory_map import PASSES, memory_map
 from hw.passes import Kind
 from model import golden
 from model.geometry import Geometry
+from model.golden_attention import window_sum
 from model.random_policy import random_policy
 from sim.ports import Ports
 from sim.stimulus import bits_of, integers, load, read, varied
@@ -70,7 +71,7 @@ async def window(unit: Ports, g: Geometry, rng: np.random.Generator, stall: floa
             for layer in range(g.layers):
                 key, value, query = (rng.integers(0, 1 << g.steps, g.d_model) for _ in range(3))
                 history[layer] = [bits_of(key & value, g.steps), *history[layer]][: g.window]
-                sums = golden.window_sum(np.stack(history[layer]), taps[layer]) * bits_of(query, g.steps)
+                sums = window_sum(np.stack(history[layer]), taps[layer]) * bits_of(query, g.steps)
                 await send(Kind.KEY, layer, key)
                 await unit.until("ready")
                 if layer == 0 and not stall:

