@@ -11,6 +11,10 @@
 #include <cstring>
 #include <vector>
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
 // Over channels; none of the arrays overlap, but for those that are read and written at the same place.
 #define CHANNELS _Pragma("GCC ivdep") for (long c = 0; c < n; c++)
 
@@ -30,7 +34,7 @@ Norm norm_of(const float* mean, const float* variance, const float* weight, cons
     return norm;
 }
 
-uint16_t bfloat16(float x) {  // round to nearest even, as torch does
+inline uint16_t bfloat16(float x) {  // round to nearest even, as torch does
     uint32_t bits;
     std::memcpy(&bits, &x, 4);
     return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
@@ -66,6 +70,75 @@ void fire_back(const float* m, const float* threshold, const Surrogate& surrogat
             }
     }
 }
+
+constexpr long BLOCK = 96;  // rows that stay in the cache; a multiple of a tile's
+
+// Sums for mean and variance, centred on the first row, or a mean far above the deviation would swallow it.
+struct Statistics {
+    std::vector<float> centre, part, part_square;
+    std::vector<double> sum, square;
+    Statistics(const float* first, long n)
+        : centre(first, first + n), part(n), part_square(n), sum(n), square(n) {}
+    void add(const float* u, long rows) {
+        long n = centre.size();
+        const float* middle = centre.data();
+        float *s = part.data(), *q = part_square.data();
+        std::fill(part.begin(), part.end(), 0.0f);
+        std::fill(part_square.begin(), part_square.end(), 0.0f);
+        for (long r = 0; r < rows; r++, u += n) CHANNELS {
+                float x = u[c] - middle[c];
+                s[c] += x;
+                q[c] += x * x;
+            }
+        CHANNELS {
+            sum[c] += s[c];
+            square[c] += q[c];
+        }
+    }
+    void write(float* mean, float* variance, long count) const {
+        for (size_t c = 0; c < centre.size(); c++) {
+            double shift = sum[c] / count;
+            mean[c] = float(centre[c] + shift);
+            variance[c] = float(std::max(0.0, square[c] / count - shift * shift));
+        }
+    }
+};
+
+#ifdef __AVX512BF16__
+// out [ROWS][16 * VECTORS] = a b, held in registers; b is pairs of rows, [depth / 2][16 * VECTORS].
+template <int ROWS, int VECTORS>
+void tile(const uint16_t* a, const uint32_t* b, float* out, long depth, long n) {
+    __m512 sums[ROWS][VECTORS];
+    for (auto& row : sums)
+        for (auto& sum : row) sum = _mm512_setzero_ps();
+    for (long k = 0; k < depth / 2; k++, b += 16 * VECTORS) {
+        __m512bh weights[VECTORS];
+        for (int v = 0; v < VECTORS; v++) weights[v] = (__m512bh)_mm512_loadu_si512(b + 16 * v);
+        for (int r = 0; r < ROWS; r++) {
+            int32_t pair;
+            std::memcpy(&pair, a + r * depth + 2 * k, 4);
+            for (int v = 0; v < VECTORS; v++)
+                sums[r][v] = _mm512_dpbf16_ps(sums[r][v], weights[v], (__m512bh)_mm512_set1_epi32(pair));
+        }
+    }
+    for (int r = 0; r < ROWS; r++)
+        for (int v = 0; v < VECTORS; v++) _mm512_storeu_ps(out + r * n + 16 * v, sums[r][v]);
+}
+
+template <int VECTORS>
+void tiles(const uint16_t* a, const uint32_t* b, float* out, long rows, long depth, long n) {
+    long r = 0;
+    for (; r + 6 <= rows; r += 6) tile<6, VECTORS>(a + r * depth, b, out + r * n, depth, n);
+    for (; r < rows; r++) tile<1, VECTORS>(a + r * depth, b, out + r * n, depth, n);
+}
+
+void tiles(const uint16_t* a, const uint32_t* b, float* out, long rows, long depth, long n, long vectors) {
+    if (vectors == 4) tiles<4>(a, b, out, rows, depth, n);
+    if (vectors == 3) tiles<3>(a, b, out, rows, depth, n);
+    if (vectors == 2) tiles<2>(a, b, out, rows, depth, n);
+    if (vectors == 1) tiles<1>(a, b, out, rows, depth, n);
+}
+#endif
 
 }  // namespace
 
@@ -105,33 +178,47 @@ void lif_backward(const float* u, long step, const float* threshold, const float
     }
 }
 
-// Mean and (biased) variance of each channel over all count = steps * rows rows of u.
+// Mean and (biased) variance of each channel over all `count` rows of u.
 void statistics(const float* u, float* mean, float* variance, long count, long n) {
-    // centred on the first row, or a mean far above the deviation would swallow it
-    std::vector<double> sum(n), square(n);
-    std::vector<float> part(n), part_square(n);
-    for (long r = 0; r < count; r += 64) {
-        std::fill(part.begin(), part.end(), 0.0f);
-        std::fill(part_square.begin(), part_square.end(), 0.0f);
-        float *s = part.data(), *q = part_square.data();
-        for (long i = r; i < std::min(r + 64, count); i++) {
-            const float* in = u + i * n;
-            CHANNELS {
-                float x = in[c] - u[c];
-                s[c] += x;
-                q[c] += x * x;
-            }
+    Statistics sums(u, n);
+    for (long r = 0; r < count; r += BLOCK) sums.add(u + r * n, std::min(BLOCK, count - r));
+    sums.write(mean, variance, count);
+}
+
+// Whether `product` was compiled, which needs a processor that multiplies bfloat16.
+long has_product() {
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+// out [rows][n] = a [rows][depth] b, and the statistics of out where mean is not null. a is bfloat16 bits; b is
+// [depth][n], or [n][depth] if `transposed`, rounded to bfloat16 here. depth is even, n a multiple of 16.
+void product(const uint16_t* a, const float* b, long transposed, float* out, float* mean, float* variance, long rows,
+             long depth, long n) {
+#ifdef __AVX512BF16__
+    std::vector<uint32_t> pairs(depth / 2 * n);
+    for (long k = 0; k < depth; k += 2)
+        for (long c = 0; c < n; c++) {
+            float even = transposed ? b[c * depth + k] : b[k * n + c];
+            float odd = transposed ? b[c * depth + k + 1] : b[(k + 1) * n + c];
+            // columns in panels of 64: the tile reads them one after the other
+            long panel = c / 64 * 64, width = std::min(64L, n - panel);
+            pairs[panel * (depth / 2) + k / 2 * width + c - panel] = bfloat16(even) | uint32_t(bfloat16(odd)) << 16;
         }
-        CHANNELS {
-            sum[c] += part[c];
-            square[c] += part_square[c];
-        }
+    std::vector<Statistics> sums;
+    for (long r = 0; r < rows; r += BLOCK) {
+        long count = std::min(BLOCK, rows - r);
+        for (long panel = 0; panel < n; panel += 64)
+            tiles(a + r * depth, pairs.data() + panel * (depth / 2), out + r * n + panel, count, depth, n,
+                  std::min(64L, n - panel) / 16);
+        if (mean && r == 0) sums.emplace_back(out, n);
+        if (mean) sums[0].add(out + r * n, count);
     }
-    CHANNELS {
-        double centre = sum[c] / count;
-        mean[c] = float(u[c] + centre);
-        variance[c] = float(std::max(0.0, square[c] / count - centre * centre));
-    }
+    if (mean) sums[0].write(mean, variance, rows);
+#endif
 }
 
 // Norm, then (each may be null) neurons or the addition to the shortcut.

@@ -33,6 +33,8 @@ SIGNATURES = {
     "lif_forward": "p l pp lll",
     "lif_backward": "p l ppp lll",
     "statistics": "ppp ll",
+    "has_product": "",
+    "product": "pp l ppp lll",
     "norm_forward": "ppppp f pp l p lll",
     "norm_backward": "ppppp f ppppp pp lll",
     "window_forward": "ppp ll ppp llll",
@@ -70,7 +72,8 @@ def _load() -> ctypes.CDLL | None:
     kinds = {"p": POINTER, "l": LONG, "f": FLOAT}
     for name, signature in SIGNATURES.items():
         function = getattr(loaded, name)
-        function.restype, function.argtypes = None, [kinds[kind] for kind in signature.replace(" ", "")]
+        function.restype = LONG if name == "has_product" else None
+        function.argtypes = [kinds[kind] for kind in signature.replace(" ", "")]
     return loaded
 
 
@@ -94,8 +97,35 @@ def _by_steps(t: Tensor) -> bool:
     return t.dim() == 3 and t[0].is_contiguous()
 
 
+def multiply(inputs: int, outputs: int) -> bool:
+    """Return whether "product" serves a matrix [outputs, inputs], forward and backward.
+
+    It rounds to bfloat16, so `torch.set_float32_matmul_precision("medium")` has to allow that.
+    """
+    loaded = library()
+    return (
+        torch.get_float32_matmul_precision() == "medium"
+        and inputs % 16 == outputs % 16 == 0
+        and loaded is not None
+        and bool(loaded.has_product())
+    )
+
+
 def run(name: str, *arguments: Tensor | int | float | None) -> None:
     """Call a compiled function; tensors are passed by address and must outlive the call."""
     loaded = library()
     assert loaded is not None
     getattr(loaded, name)(*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+
+
+def product(
+    x: Tensor, matrix: Tensor, transposed: bool, mean: Tensor | None = None, variance: Tensor | None = None
+) -> Tensor:
+    """Return x matrix, or x matrix^T, where `multiply` allows it; fill mean and variance [channels] with the result's.
+
+    x [..., depth] bfloat16, contiguous -> float32 [..., channels], summed in single precision.
+    """
+    depth, channels = x.shape[-1], matrix.shape[0 if transposed else 1]
+    result = torch.empty(*x.shape[:-1], channels)
+    run("product", x, matrix, transposed, result, mean, variance, x.numel() // depth, depth, channels)
+    return result

@@ -133,18 +133,23 @@ class _LinearNorm(torch.autograd.Function):
         shortcut: Tensor | None,
         norm: TdBN,
     ) -> Tensor:
-        u = functional.linear(x, matrix)
-        sizes = (*u.shape[:2], u.shape[2])
+        half, sizes = kernels.multiply(*matrix.shape), (*x.shape[:2], len(matrix))
+        count = sizes[0] * sizes[1]
         if norm.training:
-            mean, variance, count = torch.empty_like(weight), torch.empty_like(weight), sizes[0] * sizes[1]
-            kernels.run("statistics", u, mean, variance, count, sizes[2])
-            norm.running_mean.lerp_(mean, norm.momentum)
-            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+            mean, variance = torch.empty_like(weight), torch.empty_like(weight)
         else:
             mean, variance = norm.running_mean, norm.running_var
-        # where the products may round to bfloat16, the backward pass is twice as fast on what is rounded already
-        half = torch.get_float32_matmul_precision() == "medium"
-        ctx.save_for_backward(x.bfloat16() if half else x, matrix, u, mean, variance, weight, bias, threshold)
+        if half:
+            x = x.bfloat16().contiguous()
+            u = kernels.product(x, matrix, True, *((mean, variance) if norm.training else ()))
+        else:
+            u = functional.linear(x, matrix)
+            if norm.training:
+                kernels.run("statistics", u, mean, variance, count, sizes[2])
+        if norm.training:
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+        ctx.save_for_backward(x, matrix, u, mean, variance, weight, bias, threshold)
         ctx.epsilon, ctx.half, ctx.sizes = norm.epsilon, half, sizes
         result, step = torch.empty_like(u), 0 if shortcut is None else shortcut.stride(0)
         statistics = (mean, variance, weight, bias, norm.epsilon)
@@ -163,9 +168,10 @@ class _LinearNorm(torch.autograd.Function):
             "norm_backward", u, *statistics, threshold, gradient, scratch, *targets, to_weight, to_bias, *ctx.sizes
         )
         del scratch
-        rows = to_u.flatten(0, 1)
-        to_matrix = (rows.t() @ x.flatten(0, 1)).to(matrix.dtype)
-        to_x = (to_u @ matrix.to(to_u.dtype)).to(matrix.dtype) if ctx.needs_input_grad[0] else None
+        to_matrix = (to_u.flatten(0, 1).t() @ x.flatten(0, 1)).to(matrix.dtype)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = kernels.product(to_u, matrix, False) if ctx.half else to_u @ matrix
         return to_x, to_matrix, to_weight, to_bias, None, gradients[0] if ctx.needs_input_grad[5] else None, None
 
 

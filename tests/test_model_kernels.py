@@ -104,11 +104,11 @@ def layer(inputs: int, outputs: int) -> tuple[Tensor, PTBN]:
 @pytest.mark.parametrize("kind", ["spiking", "residual", "residual of one step"])
 def test_layer_equals_the_written_out_one(kind: str, tolerance: float) -> None:
     torch.manual_seed(2)
-    x = (torch.rand(4, 50, 24) < 0.3).float().requires_grad_()
-    matrix, norm = layer(24, 40)
+    x = (torch.rand(4, 50, 32) < 0.3).float().requires_grad_()
+    matrix, norm = layer(32, 48)
     if torch.get_float32_matmul_precision() == "medium":
         matrix.data = matrix.data.bfloat16().float()
-    shortcut = torch.randn(1 if "one" in kind else 4, 50, 40).requires_grad_()
+    shortcut = torch.randn(1 if "one" in kind else 4, 50, 48).requires_grad_()
     fires = kind == "spiking"
     inputs = [x, matrix, norm.weight, norm.bias] + ([] if fires else [shortcut])
     y = torch.stack([x[t] @ matrix.T for t in range(4)])
@@ -119,7 +119,7 @@ def test_layer_equals_the_written_out_one(kind: str, tolerance: float) -> None:
         x,
         matrix,
         norm,
-        threshold=torch.full((40,), 0.5) if fires else None,
+        threshold=torch.full((48,), 0.5) if fires else None,
         shortcut=None if fires else shortcut.expand(4, -1, -1),
     )
     assert got.grad_fn.name() == "_LinearNormBackward"
