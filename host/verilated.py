@@ -85,8 +85,10 @@ def _processor() -> str:
 def library(geometry: Geometry, note: Callable[[str], None] = lambda line: None, cache: Path = CACHE) -> Path:
     """Return the shared library of a circuit of this geometry, built if it is not in the cache.
 
-    note : told what takes so long. Raises `BuildError` if a tool is missing or fails.
+    note : told what takes so long. Raises `BuildError` if a tool is missing or fails, `GeometryError` where there is
+    no circuit of that geometry.
     """
+    geometry.require_circuit()
     built = cache / f"{build_key(geometry)}.so"
     if built.exists():
         return built

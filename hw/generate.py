@@ -70,13 +70,15 @@ def manifest(geometry: Geometry, text: str) -> dict[str, object]:
 
 
 def read_geometry(name: str) -> Geometry:
-    """Return a preset by name, or a geometry from a JSON file. Raises `GeometryError`."""
+    """Return a preset by name, or a geometry from a JSON file. Raises `GeometryError`, also where it has no circuit."""
     path = Path(name)
     if path.suffix != ".json":
         return preset(name)
     if not path.is_file():
         raise GeometryError(f"there is no geometry file {name}; the presets are {', '.join(PRESETS)}")
-    return Geometry.from_json(path.read_text())
+    geometry = Geometry.from_json(path.read_text())
+    geometry.require_circuit()
+    return geometry
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -49,7 +49,8 @@ def channel_bits(g: Geometry) -> int:
 
 
 def memory_map(g: Geometry) -> dict[str, Section]:
-    """Return the sections by name, in page order."""
+    """Return the sections by name, in page order. Raises `GeometryError` where there is no circuit of that geometry."""
+    g.require_circuit()
     shapes = (
         ("weights", g.weight_rows, g.d_model * g.weight_bits, True, "weight rows in the order of the passes"),
         (

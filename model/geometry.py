@@ -333,6 +333,14 @@ class Geometry:
         """First 32 bits of the digest: what the GEOMETRY_ID register holds."""
         return int(self.digest[:8], 16)
 
+    def require_circuit(self) -> None:
+        """Raise `GeometryError` where no circuit computes the attention."""
+        _require(
+            self.attention == "pssa",
+            f"there is no circuit for {self.attention} yet, only for pssa: "
+            "score this policy with python -m model.evaluate, or build a pssa geometry",
+        )
+
     def with_attention(self, attention: str) -> "Geometry":
         """Return the same sizes with another attention, what that one lacks back at its default."""
         lacking: dict[str, Any] = {"window": type(self).window} if attention == "lrf-dyn" else _DYNAMICS

@@ -13,7 +13,7 @@ from host.bus import BusTimeout
 from host.golden_device import GoldenBus
 from host.verilated import BuildError, VerilatedBus, build_key, library
 from hw.registers import field_mask, offsets
-from model.geometry import ODD, TINY
+from model.geometry import ATTENTIONS, ODD, TINY, GeometryError
 from model.random_policy import random_policy, random_tokens
 
 
@@ -38,6 +38,15 @@ def test_a_missing_package_is_named(missing, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", version)
     with pytest.raises(BuildError, match=f"the Python package {missing} is missing.*pip install"):
         library(TINY, cache=tmp_path)
+
+
+@pytest.mark.parametrize("attention", [name for name in ATTENTIONS if name != "pssa"])
+def test_an_attention_without_a_circuit_is_named_before_anything_is_built(attention, tmp_path):
+    geometry = TINY.with_attention(attention)
+    for act in (lambda: library(geometry, cache=tmp_path / "cache"), lambda: GoldenBus(geometry)):
+        with pytest.raises(GeometryError, match=f"no circuit for {attention} yet"):
+            act()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_build_shows_the_log(tmp_path, monkeypatch):
