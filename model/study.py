@@ -24,17 +24,28 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
-from model import study_norms
+from model import study_bits, study_norms, study_streaming, study_window
 from model.checkpoint import CheckpointError
 from model.config import ConfigError
 from model.data import DataError
+from model.export import ExportError
 from model.geometry import PRESETS, GeometryError, preset
 from model.study_draw import STYLE
 from model.study_runs import Bench, Budget, Row, Study, summed_up, write
 from model.tasks import find
 from model.train import versions
 
-STUDIES: dict[str, Study] = {study.name: study for study in (study_norms.NORMS, study_norms.SCHEDULE)}
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        study_norms.NORMS,
+        study_norms.SCHEDULE,
+        study_window.STUDY,
+        study_streaming.STUDY,
+        study_bits.STUDY,
+    )
+}
+"""Every study by name."""
 
 
 class StudyError(ValueError):
@@ -187,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write(path, json.dumps(result(study, bench, rows)) + "\n")
             if options.png:
                 draw(study, rows, options.png if len(chosen) == 1 else options.png / f"{name}.png")
-    except (ConfigError, CheckpointError, DataError, GeometryError, StudyError, OSError) as error:
+    except (ConfigError, CheckpointError, DataError, ExportError, GeometryError, StudyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
