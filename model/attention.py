@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.geometry import Geometry
-from model.window import absolute_sum, gated_sum, gated_sum_fits, relative_sum
+from model.window import absolute_sum, gated_sum, gated_sum_fits, newest_sum, relative_sum
 
 
 class Rows:
@@ -104,4 +104,4 @@ class PSSA(Attention):
     def advance(self, key: Tensor, value: Tensor, query: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Weigh the token and the window before it."""
         recent = torch.cat([state, (key * value)[:, :, None]], dim=2)
-        return query * relative_sum(recent, self.taps())[:, :, -1], recent[:, :, 1:]
+        return query * newest_sum(recent, self.taps(), range(self.geometry.window)), recent[:, :, 1:]

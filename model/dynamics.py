@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 from model.attention import Attention, Rows
 from model.geometry import Geometry
 from model.local import local_sum
+from model.window import newest_sum
 
 FASTEST, SLOWEST = 1.0, 6.0
 """Shifts between which a dendrite's leak 2**-shift is learned: memories of 2 to 64 tokens."""
@@ -123,7 +124,7 @@ class Dynamics(Attention):
         x, past = state.split([g.dendrites, g.reach], dim=2)
         recent = torch.cat([past, value[:, :, None]], dim=2)
         read, x = self.dendrites.advance(key * value, x)
-        current = read + local_sum(recent, self.local(), g.local_distances)[:, :, -1]
+        current = read + newest_sum(recent, self.local(), g.local_distances)
         return self._gated(current, query), torch.cat([x, recent[:, :, 1:]], dim=2)
 
     @staticmethod

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from model.attention import Attention, Rows
 from model.geometry import Geometry
 from model.local import local_sum
+from model.window import newest_sum
 
 
 class Match(Attention):
@@ -52,5 +53,5 @@ class Match(Attention):
             counts = counts.sum(0, keepdim=True)
         current = (counts * v).sum(2) * self.scale
         if self.local is not None:
-            current = current + local_sum(recent[:, :, :, 1], self.local(), g.local_distances)[:, :, -1]
+            current = current + newest_sum(recent[:, :, :, 1], self.local(), g.local_distances)
         return current, recent[:, :, 1:]

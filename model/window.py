@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The window sum of PSSA: what the last tokens' `k AND v` spikes add up to."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,6 +41,17 @@ def _later(taps: Tensor, length: int) -> list[tuple[int, Tensor]]:
 def relative_sum(kv: Tensor, taps: Tensor) -> Tensor:
     """Sum `acc[n] = sum_d taps[:, d] kv[n-d]`: kv [steps, batch, length, d], taps [d, window] -> like kv."""
     return _RelativeSum.apply(kv, taps)
+
+
+def newest_sum(kv: Tensor, taps: Tensor, distances: Sequence[int]) -> Tensor:
+    """Sum `sum_i taps[:, i] kv[last - distances[i]]` without gradient, in the order of `relative_sum`.
+
+    kv [steps, batch, length, d], taps [d, distances], length above every distance -> [steps, batch, d].
+    """
+    acc = torch.zeros_like(kv[:, :, -1])
+    for i, d in enumerate(distances):
+        acc.addcmul_(kv[:, :, -1 - d], taps[:, i])
+    return acc
 
 
 class _GatedSum(torch.autograd.Function):
