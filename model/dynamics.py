@@ -61,30 +61,35 @@ class Dendrites(nn.Module):
         lower = COUPLING * leak[:, 1:] * torch.tanh(self.lower)
         return Coefficients(1 - leak, upper, lower, self.drive, self.readout)
 
-    def kernel(self, length: int) -> Tensor:
-        """Return the answer to a lone input, `K[l] = C A**l G`, [length, d]."""
-        c = self.coefficients()
-        x, answers = c.drive.t(), []
-        for _ in range(length):
-            answers.append((c.readout.t() * x).sum(0))
-            x = _multiply(c, x)
-        return torch.stack(answers)
-
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return the read-outs of whole windows from rest, [steps, batch, length, d] -> like it, by FFT.
+        """Return the read-outs of whole windows from rest, [steps, batch, length, d] -> like it.
 
         Equal to `advance` token by token but for rounding.
         """
-        length = inputs.shape[2]
-        # twice the length: the end must not wrap around onto the beginning
-        spectrum = torch.fft.rfft(inputs, 2 * length, dim=2) * torch.fft.rfft(self.kernel(length), 2 * length, dim=0)
-        return torch.fft.irfft(spectrum, 2 * length, dim=2)[:, :, :length]
+        return convolve(inputs, self.coefficients())
 
     def advance(self, inputs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Take one token's input [steps, batch, d], x [steps, batch, k, d]; return the read-out and the next x."""
         c = self.coefficients()
         x = _multiply(c, x) + c.drive.t() * inputs[:, :, None]
         return (c.readout.t() * x).sum(2), x
+
+
+def kernel(c: Coefficients, length: int) -> Tensor:
+    """Return the answer to a lone input, `K[l] = C A**l G`, [length, d]."""
+    x, answers = c.drive.t(), []
+    for _ in range(length):
+        answers.append((c.readout.t() * x).sum(0))
+        x = _multiply(c, x)
+    return torch.stack(answers)
+
+
+def convolve(inputs: Tensor, c: Coefficients) -> Tensor:
+    """Return the read-outs of whole windows from rest by FFT, [steps, batch, length, d] -> like it."""
+    length = inputs.shape[2]
+    # twice the length: the end must not wrap around onto the beginning
+    spectrum = torch.fft.rfft(inputs, 2 * length, dim=2) * torch.fft.rfft(kernel(c, length), 2 * length, dim=0)
+    return torch.fft.irfft(spectrum, 2 * length, dim=2)[:, :, :length]
 
 
 def _multiply(c: Coefficients, x: Tensor) -> Tensor:
