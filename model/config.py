@@ -120,6 +120,12 @@ class TrainConfig:
             f"fraction_bits must be 1 to {self.geometry.membrane_bits - 2} for this geometry, not {self.fraction_bits}",
         )
         require(self.norm_schedule in SCHEDULES, f"norm_schedule must be one of {', '.join(SCHEDULES)}")
+        attention = self.geometry.attention
+        try:
+            self.structure.require(attention)
+        except ValueError as error:
+            raise ConfigError(f"structure.{error}") from None
+        require(attention != "lrf-ssa" or self.quant_steps == 0, "lrf-ssa has no integer form; set quant_steps to 0")
         heads = self.structure.heads
         require(
             self.structure.taps != "head" or self.geometry.d_model % heads == 0,
