@@ -189,6 +189,7 @@ class Trainer:
                         self._result(f"float-{self.step}.pt")
                     if self.step % self.save_every == 0:
                         self.save()
+            self.save()
             self._finish()
             if self.phase == "quant" or self.config.quant_steps == 0:
                 break
@@ -211,7 +212,7 @@ class Trainer:
         value = loss.item()
         if not math.isfinite(value):
             raise TrainError(
-                f"the loss of update {self.step} of the {self.phase} phase is {value}: lower the learning rate, or look "
+                f"the loss of {self.phase} update {self.step} is {value}: lower the learning rate, or look "
                 f"for extreme values in {self.facts['dataset']}; {self.out} holds the last state that was saved"
             )
         self.optimiser.zero_grad()

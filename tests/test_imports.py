@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STDLIB = set(sys.stdlib_module_names)
 
 HOST = {"numpy", "gymnasium", "matplotlib", "imageio", "tqdm", "host"} | {
-    *("hw.registers", "hw.memory_map", "model.geometry", "model.artifact", "model.golden")
+    *("hw.registers", "hw.memory_map", "model.geometry", "model.artifact", "model.golden", "model.environments")
 }
 
 # module or folder -> what it may import beyond the standard library; the longest match counts. A folder name stands
@@ -21,11 +21,13 @@ HOST = {"numpy", "gymnasium", "matplotlib", "imageio", "tqdm", "host"} | {
 ALLOWED = {
     "model.geometry": set(),
     "model.artifact": {"numpy", "safetensors", "model.geometry"},
+    "model.environments": {"numpy", "gymnasium", "gymnasium_robotics"},  # shared with the host
     "model.golden": {"numpy", "model.artifact", "model.geometry", "model.golden_attention"},
     "model.golden_attention": {"numpy", "model.geometry"},
     "model.random_policy": {"numpy", "model.artifact", "model.geometry"},
     "model": {"numpy", "torch", "matplotlib", "minari", "h5py", "gymnasium", "mujoco", "tqdm", "safetensors", "model"}
     | {"gymnasium_robotics", "huggingface_hub", "stable_baselines3", "sb3_contrib"},
+    "model.cells": {"torch", "ray", "model"},
     "hw.registers": {"model.geometry"},
     "hw.memory_map": {"model.geometry", "hw.registers"},
     "hw": {"amaranth", "model.geometry", "hw"},
