@@ -21,7 +21,7 @@ THRESHOLD = 0.5
 TAPS = ("channel", "head", "shared", "or")
 POSITIONS = ("relative", "absolute")
 FITS = {
-    **dict.fromkeys(("position", "taps", "heads", "positions"), ("pssa",)),
+    **dict.fromkeys(("position", "taps", "heads", "tap_floor", "positions"), ("pssa",)),
     "tap_init": ("pssa", "lrf-ssa", "lrf-dyn"),
     "scale": ("sssa", "tssa", "lrf-ssa"),
 }
@@ -35,7 +35,9 @@ class Structure:
     position : "relative" taps by distance (streams), or "absolute", the authors' matrix over window positions.
     taps : relative taps per "channel", per "head", "shared" by all, or "or": no weights, an OR over the window.
     heads : how many heads share taps where taps is "head".
-    tap_init : taps start uniform in 0..tap_init. From 1, the authors' value, they get no gradient at this threshold.
+    tap_init : taps start uniform in tap_floor..tap_init. At 1, the authors' constant, they get no gradient at this
+    threshold.
+    tap_floor : where that range starts; 1 with tap_init 1 is the authors'.
     positions : rows of the absolute matrix, the length of a training window.
     scale : current of one match of query and key, a power of two. At 1, the authors' value, the neurons behind fire at
     any match and neither query, key nor value gets a gradient through them.
@@ -45,6 +47,7 @@ class Structure:
     taps: str = "channel"
     heads: int = 8
     tap_init: float = 0.6
+    tap_floor: float = 0.0
     positions: int = 24
     scale: float = 0.125
 
@@ -53,6 +56,8 @@ class Structure:
             raise ValueError(f"position must be one of {', '.join(POSITIONS)}, not {self.position!r}")
         if self.taps not in TAPS:
             raise ValueError(f"taps must be one of {', '.join(TAPS)}, not {self.taps!r}")
+        if not 0 <= self.tap_floor <= self.tap_init:
+            raise ValueError(f"tap_floor must be 0 to tap_init ({self.tap_init}), not {self.tap_floor}")
         if not 0 < self.scale <= 1 or not math.log2(self.scale).is_integer():
             raise ValueError(f"scale must be a power of two, at most 1, not {self.scale}")
 
@@ -136,7 +141,8 @@ class Taps(nn.Module):
             # any count of ones exceeds the threshold
             self.register_buffer("weight", torch.ones(shape))
         else:
-            self.weight = nn.Parameter(torch.rand(shape) * structure.tap_init)
+            low, high = structure.tap_floor, structure.tap_init
+            self.weight = nn.Parameter(low + torch.rand(shape) * (high - low))
 
     def forward(self) -> Tensor:
         """Return the weights [d, window], or [positions, positions] if they are absolute."""
