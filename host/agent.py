@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: MIT
 """What stands between an environment and the circuit: normalisation, the previous action, the return still to go."""
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from host.accelerator import Decision
 from model.artifact import ACTION_SCALE, Policy, quantise_token
+from model.environments import Actions
+
+if TYPE_CHECKING:
+    import gymnasium
 
 Floats = NDArray[np.float64]
 
@@ -30,17 +34,19 @@ class Agent:
     """A policy acting in one environment, one episode after the other.
 
     decider : has the policy loaded.
-    low, high : the environment's action bounds [actions]; an action of -1 is `low`, one of 1 `high`.
+    space : the environment's actions; -1 and 1 of a continuous one are its bounds, a discrete one is the choice of the
+    largest component.
     target_return : what each episode is asked to reach, in the environment's units.
 
-    After `act`, `token` [inputs] and `decision` are those of the last step.
+    After `act`, `token` [inputs], `decision` and `action` [actions] are those of the last step; a discrete `action` is
+    one-hot.
     """
 
-    def __init__(self, decider: Decider, policy: Policy, low: Floats, high: Floats, target_return: float) -> None:
+    def __init__(self, decider: Decider, policy: Policy, space: "gymnasium.Space[Any]", target_return: float) -> None:
         self.decider = decider
         self.policy = policy
         self.target_return = target_return
-        self._middle, self._half = (high + low) / 2, (high - low) / 2
+        self._actions = Actions.of(space, policy.environment)
         self._components = np.zeros(policy.input_size)
         self.begin()
 
@@ -51,10 +57,11 @@ class Agent:
         self.step = 0
         self.token: NDArray[np.int64] = np.zeros(self.policy.input_size, np.int64)
         self.decision: Decision | None = None
+        self.action: Floats = np.zeros(self.policy.action_size)
         self._components[:] = 0
 
-    def act(self, observation: NDArray[Any]) -> Floats:
-        """Return the action for an observation [observations] in raw units, within the bounds [actions].
+    def act(self, observation: NDArray[Any]) -> Any:
+        """Return the environment's action for an observation [observations] in raw units.
 
         Raises `AgentError` for a NaN or an infinity.
         """
@@ -69,10 +76,12 @@ class Agent:
         self._components[-1] = self.return_to_go / policy.return_scale
         self.token = quantise_token(policy, self._components)
         self.decision = self.decider.decide(self.token)
-        action: Floats = self.decision.words / ACTION_SCALE
-        self._components[size:-1] = action
+        settled = self._actions.settle(self.decision.words / ACTION_SCALE)
+        self._components[size:-1] = settled
         self.step += 1
-        return self._middle + self._half * action
+        executed = self._actions.execute(settled)
+        self.action = settled if self._actions.discrete else executed
+        return executed
 
     def reward(self, reward: float) -> None:
         """Take a reward off the return still to go. Raises `AgentError` for a NaN or an infinity."""

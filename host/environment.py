@@ -4,10 +4,10 @@
 from typing import Any
 
 import gymnasium
-import numpy as np
-from gymnasium.spaces import Box, Space
+from gymnasium.spaces import Box
 
 from model.artifact import Policy
+from model.environments import Actions, DataError, make
 
 
 class UnsuitableEnvironment(RuntimeError):
@@ -17,30 +17,27 @@ class UnsuitableEnvironment(RuntimeError):
 def make_environment(name: str, policy: Policy, render: bool = False) -> gymnasium.Env[Any, Any]:
     """Make the environment `name` and check that observations and actions are as the policy expects.
 
-    render : frames can be asked for with `render()`. Raises `UnsuitableEnvironment`.
+    Observations that are dictionaries or tuples are flattened. render : frames can be asked for with `render()`.
+    Raises `UnsuitableEnvironment`.
     """
     try:
-        environment = gymnasium.make(name, disable_env_checker=True, render_mode="rgb_array" if render else None)
-    except (gymnasium.error.Error, ImportError, ValueError, TypeError) as error:
-        raise UnsuitableEnvironment(
-            f"there is no environment {name!r} here ({error}); name a Gymnasium one with --env, such as Hopper-v5"
-        ) from None
-    _vector(environment.observation_space, name, "observation", policy.observation_size)
-    bounds = _vector(environment.action_space, name, "action", policy.action_size)
-    if not (np.isfinite(bounds.low).all() and np.isfinite(bounds.high).all()):
-        raise UnsuitableEnvironment(f"{name} has no finite action bounds; a policy's actions have nothing to scale to")
+        environment = make(name, render_mode="rgb_array" if render else None)
+    except DataError as error:
+        raise UnsuitableEnvironment(f"{error}; name a Gymnasium one with --env, such as Hopper-v5") from None
+    try:
+        actions = Actions.of(environment.action_space, name)
+    except DataError as error:
+        raise UnsuitableEnvironment(f"{error}: choose another environment") from None
+    space = environment.observation_space
+    if not isinstance(space, Box):
+        raise UnsuitableEnvironment(f"{name} has the observation space {space}, no vector: choose another environment")
+    for what, size, trained in (
+        ("observation", space.shape[0], policy.observation_size),
+        ("action", actions.size, policy.action_size),
+    ):
+        if size != trained:
+            raise UnsuitableEnvironment(
+                f"{name} has {what}s of {size} components, the policy was trained with {trained}; "
+                "choose the policy's environment or another policy"
+            )
     return environment
-
-
-def _vector(space: Space[Any], name: str, what: str, size: int) -> Box:
-    if not isinstance(space, Box) or len(space.shape) != 1:
-        raise UnsuitableEnvironment(
-            f"{name} has the {what} space {space}; policies here need a vector of real numbers: "
-            "choose another environment or wrap this one"
-        )
-    if space.shape[0] != size:
-        raise UnsuitableEnvironment(
-            f"{name} has {what}s of {space.shape[0]} components, the policy was trained with {size}; "
-            "choose the policy's environment or another policy"
-        )
-    return space

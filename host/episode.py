@@ -25,7 +25,7 @@ class Step:
     token: NDArray[np.int64]  # [inputs], what the circuit was given
     decision: Decision
     counters: Counters
-    action: NDArray[np.float64]  # [actions], as the environment was given it
+    action: NDArray[np.float64]  # [actions], as the environment was given it; a discrete one is one-hot
     return_to_go: float  # what was asked for in this step
     reward: float
 
@@ -84,11 +84,9 @@ def fly(
                 episode.checked_actions = check.compared
             counters = accelerator.counters()
             seen = observation
-            observation, reward, episode.terminated, episode.truncated, _ = environment.step(
-                action.astype(environment.action_space.dtype)
-            )
+            observation, reward, episode.terminated, episode.truncated, _ = environment.step(action)
             agent.reward(float(reward))
-            episode.steps.append(Step(seen, agent.token, agent.decision, counters, action, asked, float(reward)))
+            episode.steps.append(Step(seen, agent.token, agent.decision, counters, agent.action, asked, float(reward)))
             episode.total += float(reward)
             episode.seconds += time.perf_counter() - start
             on_step(episode)

@@ -180,8 +180,7 @@ class Run:
             at_end.callback(bus.close)
             accelerator = Accelerator(bus, self.policy.geometry)
             accelerator.load(self.policy)
-            bounds = environment.action_space.low.astype(float), environment.action_space.high.astype(float)
-            agent = Agent(accelerator, self.policy, *bounds, self.target)
+            agent = Agent(accelerator, self.policy, environment.action_space, self.target)
             check = GoldenCheck(self.policy) if options.check else None
             self.folder = new_folder(options.out)
             table = StepTable(self.folder / "steps.csv", self.policy)

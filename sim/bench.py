@@ -83,10 +83,9 @@ def measure(policy: Policy, seed: int) -> dict[str, object]:
     bus = VerilatedBus(library(g, lambda line: print(line, file=sys.stderr, flush=True)))
     accelerator = Accelerator(bus, g)
     accelerator.load(policy)
-    low, high = (np.asarray(limit, float) for limit in (environment.action_space.low, environment.action_space.high))
     episode = Episode(seed)
     with tqdm(total=1000, desc="episode", unit="step", disable=None, leave=False) as bar:
-        agent = Agent(accelerator, policy, low, high, policy.target_return)
+        agent = Agent(accelerator, policy, environment.action_space, policy.target_return)
         fly(episode, environment, agent, accelerator, None, lambda _: bar.update())
     environment.close()
     bus.close()

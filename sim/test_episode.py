@@ -24,8 +24,7 @@ def fly(name: str, seed: int, most: int, membranes: bool) -> tuple[int, set[tupl
     circuit = Accelerator(bus, policy.geometry)
     circuit.load(policy)
     environment = make_environment(policy.environment, policy)
-    space = environment.action_space
-    agent = Agent(circuit, policy, space.low, space.high, policy.target_return)
+    agent = Agent(circuit, policy, environment.action_space, policy.target_return)
     reference = Reference(policy)
     observation, _ = environment.reset(seed=seed)
     agent.begin()
@@ -43,7 +42,7 @@ def fly(name: str, seed: int, most: int, membranes: bool) -> tuple[int, set[tupl
             np.testing.assert_array_equal(circuit.probe_residual(), expected.residual)
             ring = circuit.probe_ring()[:, steps % policy.geometry.window]
             np.testing.assert_array_equal(ring, expected.both)
-        observation, reward, terminated, truncated, _ = environment.step(action.astype(space.dtype))
+        observation, reward, terminated, truncated, _ = environment.step(action)
         agent.reward(float(reward))
         actions.add(tuple(expected.words))
         steps += 1

@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Discrete
 
 from host.accelerator import Accelerator, Decision
 from host.agent import Agent, AgentError
@@ -15,28 +16,29 @@ from model.artifact import quantise_token
 from model.geometry import TINY
 from model.random_policy import random_policy, random_tokens
 
-LOW, HIGH = np.array([-2.0, 0.0]), np.array([2.0, 10.0])
+SPACE = Box(np.array([-2.0, 0.0]), np.array([2.0, 10.0]), dtype=np.float64)
 
 
 class Recorder:
-    """Decides a fixed pair of words and keeps what it was given."""
+    """Decides fixed words, one row after the other, and keeps what it was given."""
 
     def __init__(self):
         self.tokens = []
         self.episodes = 0
+        self.words = [(-(1 << 15), 1 << 14)]
 
     def new_episode(self):
         self.episodes += 1
 
     def decide(self, token):
         self.tokens.append(token.copy())
-        return Decision(len(self.tokens), 0, np.array([-(1 << 15), 1 << 14], np.int16))
+        return Decision(len(self.tokens), 0, np.array(self.words[(len(self.tokens) - 1) % len(self.words)], np.int16))
 
 
 def test_tokens_hold_observation_previous_action_and_return_to_go():
     policy = random_policy(TINY, 3, 4, 2)
     recorder = Recorder()
-    agent = Agent(recorder, policy, LOW, HIGH, target_return=500.0)
+    agent = Agent(recorder, policy, SPACE, target_return=500.0)
     rng = np.random.default_rng(0)
     previous, to_go = np.zeros(2), 500.0
     for step in range(4):
@@ -56,10 +58,22 @@ def test_tokens_hold_observation_previous_action_and_return_to_go():
     np.testing.assert_array_equal(recorder.tokens[-1][4:6], 0)
 
 
+def test_a_discrete_action_is_the_largest_word_and_its_one_hot_comes_back():
+    policy = random_policy(TINY, 3, 4, 3)
+    recorder = Recorder()
+    recorder.words = [(5, 9, -3), (7, -2, 7), (-9, -8, -7)]
+    agent = Agent(recorder, policy, Discrete(3, start=4), target_return=500.0)
+    assert [agent.act(np.zeros(4)) for _ in range(3)] == [5, 4, 6]  # the first of equals
+    np.testing.assert_array_equal(agent.action, [0, 0, 1])
+    one = np.rint(policy.input_scale[4:7]).clip(max=127)
+    for token, chosen in zip(recorder.tokens, (None, 1, 0), strict=True):
+        np.testing.assert_array_equal(token[4:7], 0 if chosen is None else np.eye(3)[chosen] * one)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_an_observation_that_is_no_number_is_refused(value):
     recorder = Recorder()
-    agent = Agent(recorder, random_policy(TINY, 3, 4, 2), LOW, HIGH, 500.0)
+    agent = Agent(recorder, random_policy(TINY, 3, 4, 2), SPACE, 500.0)
     agent.act(np.zeros(4))
     with pytest.raises(AgentError, match=r"a NaN or an infinity in step 1 \(component 2\)"):
         agent.act(np.array([0.0, 1.0, value, 2.0]))
@@ -67,7 +81,7 @@ def test_an_observation_that_is_no_number_is_refused(value):
 
 
 def test_a_reward_that_is_no_number_is_refused():
-    agent = Agent(Recorder(), random_policy(TINY, 3, 4, 2), LOW, HIGH, 500.0)
+    agent = Agent(Recorder(), random_policy(TINY, 3, 4, 2), SPACE, 500.0)
     agent.act(np.zeros(4))
     with pytest.raises(AgentError, match="the reward of step 0 is nan"):
         agent.reward(np.nan)

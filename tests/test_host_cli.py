@@ -173,12 +173,30 @@ class Odd(gymnasium.Env):
         return np.full(11, np.nan if self.steps == 4 else 0.0), 1.0, False, False, {}
 
 
+class Parts(Odd):
+    """An environment whose observation has parts; they come in another order than they are flattened."""
+
+    def __init__(self, render_mode=None):
+        parts = {"goal": Box(-9, 9, (2,), np.float64), "at": Box(-9, 9, (3,), np.float64)}
+        super().__init__(Dict(parts), render_mode=render_mode)
+
+    def observe(self):
+        return {"goal": np.array([1.0, 2.0]), "at": np.array([self.steps, self.steps + 0.5, 0])}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observe(), {}
+
+    def step(self, action):
+        self.steps += 1
+        return self.observe(), 1.0, self.steps == 7, False, {}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def odd_environments():
-    dictionary = Dict({"position": Box(-1, 1, (11,))})
     unbounded = Box(-np.inf, np.inf, (3,), np.float32)
     gymnasium.register("Diverging-v0", Odd)
-    gymnasium.register("Dictionary-v0", Odd, kwargs={"observation": dictionary})
+    gymnasium.register("Dictionary-v0", Parts)
     gymnasium.register("Unbounded-v0", Odd, kwargs={"action": unbounded})
     yield
     for name in ("Diverging-v0", "Dictionary-v0", "Unbounded-v0"):
@@ -208,22 +226,38 @@ def test_an_edited_policy(capsys, hopper, tmp_path):
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ("Hoppper-v5", "there is no environment 'Hoppper-v5' here"),
-        ("nothing_like_it:Hopper-v5", "there is no environment"),
+        ("Hoppper-v5", "the environment Hoppper-v5 cannot be made"),
+        ("nothing_like_it:Hopper-v5", "cannot be made"),
         ("HalfCheetah-v5", "observations of 17 components, the policy was trained with 11"),
         ("CartPole-v1", "observations of 4 components"),
-        ("FrozenLake-v1", "observation space Discrete"),
-        ("Dictionary-v0", "observation space Dict"),
-        ("Unbounded-v0", "no finite action bounds"),
+        ("FrozenLake-v1", "observations of 16 components"),
+        ("Dictionary-v0", "observations of 5 components"),
+        ("Unbounded-v0", "have no bounds"),
     ],
 )
 def test_an_unsuitable_environment(capsys, hopper, environment, sentence):
     assert sentence in fails(capsys, "--device", "golden", "--policy", hopper, "--env", environment)
 
 
-def test_discrete_actions(capsys, tmp_path):
+def test_discrete_actions_need_a_score_for_every_choice(capsys, tmp_path):
     policy = save(tmp_path, "CartPole-v1", 4, 1)
-    assert "action space Discrete" in fails(capsys, "--device", "golden", "--policy", policy)
+    assert "actions of 2 components, the policy was trained with 1" in fails(
+        capsys, "--device", "golden", "--policy", policy
+    )
+
+
+@pytest.mark.parametrize(("environment", "sizes"), [("CartPole-v1", (4, 2)), ("Dictionary-v0", (5, 3))])
+def test_choices_and_dictionaries(tmp_path, environment, sizes):
+    policy = save(tmp_path, environment, *sizes)
+    out = tmp_path / "out"
+    assert run_episode.main(["--device", "golden", "--policy", str(policy), "--out", str(out)]) == 0
+    steps = rows(out / "steps.csv")
+    assert len(steps) == json.loads((out / "episode.json").read_text())["steps"] > 5
+    if environment == "CartPole-v1":
+        chosen = [(float(row["action0"]), float(row["action1"])) for row in steps]
+        assert set(chosen) <= {(0.0, 1.0), (1.0, 0.0)}
+    else:
+        assert [float(steps[2][f"observation{i}"]) for i in range(5)] == [2.0, 2.5, 0.0, 1.0, 2.0]
 
 
 def test_an_action_of_another_size(capsys, tmp_path):
