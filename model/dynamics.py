@@ -71,7 +71,7 @@ class Dendrites(nn.Module):
     def advance(self, inputs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Take one token's input [steps, batch, d], x [steps, batch, k, d]; return the read-out and the next x."""
         c = self.coefficients()
-        x = _multiply(c, x) + c.drive.t() * inputs[:, :, None]
+        x = multiply(c, x) + c.drive.t() * inputs[:, :, None]
         return (c.readout.t() * x).sum(2), x
 
 
@@ -80,7 +80,7 @@ def kernel(c: Coefficients, length: int) -> Tensor:
     x, answers = c.drive.t(), []
     for _ in range(length):
         answers.append((c.readout.t() * x).sum(0))
-        x = _multiply(c, x)
+        x = multiply(c, x)
     return torch.stack(answers)
 
 
@@ -92,7 +92,7 @@ def convolve(inputs: Tensor, c: Coefficients) -> Tensor:
     return torch.fft.irfft(spectrum, 2 * length, dim=2)[:, :, :length]
 
 
-def _multiply(c: Coefficients, x: Tensor) -> Tensor:
+def multiply(c: Coefficients, x: Tensor) -> Tensor:
     """Return A x for x [..., k, d]."""
     above = pad(c.upper.t() * x[..., 1:, :], (0, 0, 0, 1))
     below = pad(c.lower.t() * x[..., :-1, :], (0, 0, 1, 0))

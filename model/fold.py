@@ -6,24 +6,21 @@ import torch
 from torch import Tensor
 
 from model.artifact import Policy
-from model.attention import PSSA
+from model.fold_attention import form, thresholds
 from model.geometry import Geometry
-from model.layers import Head, Normed, Spiking, Taps
+from model.layers import Head, Normed, Spiking
 from model.network import Block, Network
 from model.quantize import (
     QuantEmbedding,
     QuantHead,
     QuantResidual,
     QuantSpiking,
-    QuantTaps,
     best_unit,
     tanh_table,
 )
 
 HEAD_SPAN = 8.0
 """Width of the argument range that the action table covers: -4..4."""
-LARGEST_THRESHOLD = 64
-"""Thresholds tried per channel; a unit finer than 1/128 is beyond what a few weight bits can use."""
 
 
 def quantise(network: Network, input_scale: Tensor, fraction_bits: int) -> Network:
@@ -31,18 +28,17 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int) -> Netwo
 
     input_scale [inputs] : integer steps per unit of a normalised token component.
     fraction_bits : of the residual stream; its entry threshold becomes 2**fraction_bits / 2.
-    Raises `ValueError` for networks that have no integer form (absolute positions).
+    Raises `ValueError` for networks that have no integer form (lrf-ssa, absolute positions).
     """
     g = network.geometry
-    if any(block.attention.absolute for block in network.blocks):
-        raise ValueError("only a network with relative positions has an integer form; train with position='relative'")
+    attention = form(g)
     one = float(1 << fraction_bits)
     blocks = []
     for block in network.blocks:
         blocks.append(
             Block(
                 kvq=_spiking(block.kvq, g),
-                attention=PSSA(g, _taps(block.attention.taps, g)),
+                attention=attention.quantise(block.attention, g),
                 proj=_residual(block.proj, g, one),
                 fc1=_spiking(block.fc1, g),
                 fc2=_residual(block.fc2, g, one),
@@ -53,22 +49,10 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int) -> Netwo
     return Network(g, embed, blocks, head, one / 2, input_scale=input_scale)
 
 
-def _thresholds(weight: Tensor, g: Geometry) -> Tensor:
-    """Choose per channel the integer threshold N: the float threshold 0.5 is N units, so a unit is 0.5 / N."""
-    candidates = torch.arange(1, min(LARGEST_THRESHOLD, (1 << g.threshold_bits) - 1) + 1)
-    return candidates[best_unit(weight, 2.0 * candidates, g.weight_bits)]
-
-
 def _spiking(layer: Spiking, g: Geometry) -> QuantSpiking:
     weight, bias = layer.folded()
-    threshold = _thresholds(weight, g)
+    threshold = thresholds(weight, g)
     return QuantSpiking(weight, bias, 2 * threshold, 2 * threshold, g.weight_bits, g.bias_bits, threshold=threshold)
-
-
-def _taps(layer: Taps, g: Geometry) -> QuantTaps:
-    taps = layer().detach()
-    threshold = _thresholds(taps, g)
-    return QuantTaps(taps, None, 2 * threshold, 2 * threshold, g.weight_bits, g.bias_bits, threshold=threshold)
 
 
 def _residual(layer: Normed, g: Geometry, one: float) -> QuantResidual:
@@ -127,6 +111,7 @@ def _head(layer: Head, g: Geometry, one: float) -> QuantHead:
 
 def integer_tensors(network: Network) -> dict[str, np.ndarray]:
     """Return a quantised network's integers under the artifact's names."""
+    g = network.geometry
     tensors: dict[str, Tensor] = {
         "embed.shift": network.embed.shift,
         "entry.threshold": network.entry[:1],
@@ -137,10 +122,10 @@ def integer_tensors(network: Network) -> dict[str, np.ndarray]:
     tensors["head.weight"], tensors["head.bias"] = network.head.integers()
     for number, block in enumerate(network.blocks):
         at = f"layer{number}"
-        taps = block.attention.taps
-        tensors[f"{at}.window.weight"], tensors[f"{at}.window.threshold"] = taps(), taps.threshold
-        kvq = [t.chunk(3) for t in (*block.kvq.integers(), block.kvq.threshold)]
-        for name, parts in zip(("key", "value", "query"), zip(*kvq, strict=True), strict=True):
+        own = form(g).integers(block.attention)
+        tensors |= {f"{at}.{name}": tensor for name, tensor in own.items()}
+        kvq = [t.chunk(len(g.projections)) for t in (*block.kvq.integers(), block.kvq.threshold)]
+        for name, parts in zip(g.projections, zip(*kvq, strict=True), strict=True):
             for part, tensor in zip(("weight", "bias", "threshold"), parts, strict=True):
                 tensors[f"{at}.{name}.{part}"] = tensor
         tensors[f"{at}.fc1.weight"], tensors[f"{at}.fc1.bias"] = block.fc1.integers()
@@ -156,6 +141,7 @@ def from_policy(policy: Policy) -> Network:
 
     Its tokens are the quantised ones; its actions times 2**15 are the action words. Single precision holds every value
     of the usual geometries exactly; where a membrane could outgrow its 24 bits the network is in double precision.
+    Raises `ValueError` for an attention that has no integer form.
     """
     g = policy.geometry
     p = {name: torch.from_numpy(np.asarray(t, np.float64)) for name, t in policy.tensors.items()}
@@ -171,11 +157,12 @@ def from_policy(policy: Policy) -> Network:
     for number in range(g.layers):
         at = f"layer{number}"
         for part in ("weight", "bias", "threshold"):
-            p[f"{at}.kvq.{part}"] = torch.cat([p[f"{at}.{name}.{part}"] for name in ("key", "value", "query")])
+            p[f"{at}.kvq.{part}"] = torch.cat([p[f"{at}.{name}.{part}"] for name in g.projections])
+        own = {name.removeprefix(f"{at}."): tensor for name, tensor in p.items() if name.startswith(f"{at}.")}
         blocks.append(
             Block(
                 kvq=QuantSpiking(*layer(f"{at}.kvq"), threshold=p[f"{at}.kvq.threshold"]),
-                attention=PSSA(g, QuantTaps(*layer(f"{at}.window"), threshold=p[f"{at}.window.threshold"])),
+                attention=form(g).load(own, g),
                 proj=residual(f"{at}.proj"),
                 fc1=QuantSpiking(*layer(f"{at}.fc1"), threshold=p[f"{at}.fc1.threshold"]),
                 fc2=residual(f"{at}.fc2"),

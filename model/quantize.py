@@ -58,7 +58,7 @@ def best_unit(weight: Tensor, candidates: Tensor, bits: int) -> Tensor:
     return torch.stack(errors, 1).argmin(1)
 
 
-class _Quantised(nn.Module):
+class Quantised(nn.Module):
     """Weight [out, in] and bias [out] in real units, on grids of `unit` and `bias_unit` [out] integers each.
 
     unit [out] or [out, in]. Real units are those of the float network: an optimiser that moves every weight by the same
@@ -84,7 +84,7 @@ class _Quantised(nn.Module):
         return weight, bias
 
 
-class QuantEmbedding(_Quantised):
+class QuantEmbedding(Quantised):
     """`floor(W token / 2**shift) + bias`, saturated: quantised tokens [rows, in] -> membranes [rows, out]."""
 
     def __init__(self, *tensors: Any, shift: Tensor, membrane_bits: int) -> None:
@@ -101,7 +101,7 @@ class QuantEmbedding(_Quantised):
         )
 
 
-class QuantSpiking(_Quantised):
+class QuantSpiking(Quantised):
     """Linear and neuron, an integer threshold per channel: spikes [steps, rows, in] -> spikes [steps, rows, out]."""
 
     def __init__(self, *tensors: Any, threshold: Tensor) -> None:
@@ -114,7 +114,7 @@ class QuantSpiking(_Quantised):
         return lif(functional.linear(spikes, *self.integers()), self.threshold)
 
 
-class QuantTaps(_Quantised):
+class QuantTaps(Quantised):
     """Window taps [channels, window] and the threshold of the neurons behind them."""
 
     def __init__(self, *tensors: Any, threshold: Tensor) -> None:
@@ -127,7 +127,7 @@ class QuantTaps(_Quantised):
         return self.integers()[0]
 
 
-class QuantResidual(_Quantised):
+class QuantResidual(Quantised):
     """`saturate(x + (W s << shift) + bias)`: spikes [steps, rows, in], membranes x [steps, rows, out] -> membranes."""
 
     def __init__(self, *tensors: Any, shift: Tensor, membrane_bits: int) -> None:
@@ -144,7 +144,7 @@ class QuantResidual(_Quantised):
         return torch.clamp(x + added, *limits(self.membrane_bits))
 
 
-class QuantHead(_Quantised):
+class QuantHead(Quantised):
     """`table[clip(floor((W sum_t x[t] + bias) / 2**shift) + entries/2)]`: membranes [steps, rows, in] -> [rows, out].
 
     In double precision: its sums outgrow the 24 bits of a float. Its `unit` is table indices times 2**shift per real
