@@ -262,7 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, DataError, SweepError, OSError, json.JSONDecodeError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    print(table)  # noqa: T201
+    sys.stdout.write(table)
     if status:
         print(f"stopped; the same command goes on (everything is in {options.out})", file=sys.stderr)  # noqa: T201
     return status

@@ -140,6 +140,18 @@ class Trainer:
         self.rng.bit_generator.state = json.loads(saved.progress["windows"])
         torch.set_rng_state(saved.progress["torch"])
         self.facts["command"] = saved.facts["command"]
+        self._cut_log()
+
+    def _cut_log(self) -> None:
+        """Drop the lines of updates that a killed run made after its last checkpoint: they come again."""
+        path = self.out / "log.csv"
+        if not path.exists():
+            return
+        here = (PHASES.index(self.phase), self.step)
+        with path.open(newline="") as file:
+            head, *rows = csv.reader(file)
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([head, *(r for r in rows if (PHASES.index(r[0]), int(r[1])) <= here)])
 
     def _clock(self) -> None:
         """Add what the run has taken since the last call."""
