@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #ifdef __AVX512BF16__
@@ -19,6 +20,10 @@
 #define CHANNELS _Pragma("GCC ivdep") for (long c = 0; c < n; c++)
 
 namespace {
+
+// Channels of a row at a time where all its steps are needed at once. Rows are powers of two apart, and a processor takes
+// addresses that agree in their last 12 bits for the same: what was stored a moment ago is better kept close together.
+constexpr long CHUNK = 64;
 
 struct Norm {  // y = gain * u + offset, u centred on mean
     std::vector<float> mean, inverse, gain, offset;
@@ -53,16 +58,20 @@ struct Surrogate {  // the rectangle's half width and height per channel
     }
 };
 
-// Gradient of one row's neurons: membranes m [steps][n] and the spikes' gradient -> that of the current, written to to.
-void fire_back(const float* m, const float* threshold, const Surrogate& surrogate, const float* gradient,
-               long gradient_stride, float* to, long to_stride, long steps, long n) {
-    const float *half = surrogate.half.data(), *height = surrogate.height.data();
+// Ask for what the row after next needs: the steps of a row depend on each other, too long for the processor to look past.
+inline void ahead(const float* x, long n) {
+    for (long c = 0; c < n; c += 16) __builtin_prefetch(x + c);
+}
+
+// Gradient of the neurons of one row and a few channels: membranes m [steps][CHUNK] and the spikes' gradient -> that of
+// the current, [steps][CHUNK].
+void fire_back(const float* m, const float* threshold, const float* half, const float* height, const float* gradient,
+               long step, float* to, long steps, long n) {
     for (long t = steps - 1; t >= 0; t--) {
-        const float *mt = m + t * n, *g = gradient + t * gradient_stride, *later = to + (t + 1) * to_stride;
-        float* out = to + t * to_stride;
+        const float *mt = m + t * CHUNK, *g = gradient + t * step, *later = to + (t + 1) * CHUNK;
+        float* out = to + t * CHUNK;
         if (t == steps - 1)
-            CHANNELS
-                out[c] = std::fabs(mt[c] - threshold[c]) < half[c] ? g[c] * height[c] : 0.0f;
+            CHANNELS out[c] = std::fabs(mt[c] - threshold[c]) < half[c] ? g[c] * height[c] : 0.0f;
         else
             CHANNELS {
                 float through = std::fabs(mt[c] - threshold[c]) < half[c] ? g[c] * height[c] : 0.0f;
@@ -162,20 +171,27 @@ void lif_forward(const float* u, long step, const float* threshold, float* spike
 }
 
 void lif_backward(const float* u, long step, const float* threshold, const float* gradient, float* to, long steps,
-                  long rows, long n) {
-    Surrogate surrogate(threshold, n);
-    std::vector<float> membranes(steps * n);
-    for (long r = 0; r < rows; r++) {
-        for (long t = 0; t < steps; t++) {
-            const float* in = u + t * step + r * n;
-            float *m = membranes.data() + t * n, *before = m - n;
-            if (t == 0)
-                std::copy(in, in + n, m);
-            else
-                CHANNELS m[c] = charge(in[c], before[c] > threshold[c] ? 0.0f : before[c]);
+                  long rows, long channels) {
+    Surrogate surrogate(threshold, channels);
+    std::vector<float> membranes(steps * CHUNK), back(steps * CHUNK);
+    for (long r = 0; r < rows; r++)
+        for (long first = 0; first < channels; first += CHUNK) {
+            long n = std::min(CHUNK, channels - first), at = r * channels + first, apart = rows * channels;
+            const float* limit = threshold + first;
+            for (long t = 0; t < steps; t++) {
+                const float* in = u + t * step + at;
+                float *m = membranes.data() + t * CHUNK, *before = m - CHUNK;
+                ahead(in + 2 * channels, n);
+                ahead(gradient + t * apart + at + 2 * channels, n);
+                if (t == 0)
+                    CHANNELS m[c] = in[c];
+                else
+                    CHANNELS m[c] = charge(in[c], before[c] > limit[c] ? 0.0f : before[c]);
+            }
+            fire_back(membranes.data(), limit, &surrogate.half[first], &surrogate.height[first], gradient + at, apart,
+                      back.data(), steps, n);
+            for (long t = 0; t < steps; t++) std::copy_n(back.data() + t * CHUNK, n, to + t * apart + at);
         }
-        fire_back(membranes.data(), threshold, surrogate, gradient + r * n, rows * n, to + r * n, rows * n, steps, n);
-    }
 }
 
 // Mean and (biased) variance of each channel over all `count` rows of u.
@@ -250,66 +266,79 @@ void norm_forward(const float* u, const float* mean, const float* variance, cons
     }
 }
 
-// Gradients of norm_forward where mean and variance are those of u. scratch is like u; to is like u or null, and so is
-// to_bfloat16; to may be scratch.
+// Gradients of norm_forward where mean and variance are those of u: to (like u) or to_bfloat16, the other is null.
 void norm_backward(const float* u, const float* mean, const float* variance, const float* weight, const float* bias,
-                   float epsilon, const float* threshold, const float* gradient, float* scratch, float* to,
-                   uint16_t* to_bfloat16, float* to_weight, float* to_bias, long steps, long rows, long n) {
-    Norm norm = norm_of(mean, variance, weight, bias, epsilon, n);
-    const float *gain = norm.gain.data(), *offset = norm.offset.data();
-    Surrogate surrogate(threshold ? threshold : weight, n);
-    std::vector<float> membranes(steps * n), part(n), part_product(n);
-    std::vector<double> sum(n), product(n);
-    const float* back = threshold ? scratch : gradient;  // the gradient of the norm's result
-    for (long r = 0; r < rows; r++) {
-        if (threshold) {
-            for (long t = 0; t < steps; t++) {
-                const float* in = u + (t * rows + r) * n;
-                float *m = membranes.data() + t * n, *before = m - n;
-                if (t == 0)
-                    CHANNELS m[c] = in[c] * gain[c] + offset[c];
-                else
-                    CHANNELS
-                        m[c] = charge(in[c] * gain[c] + offset[c], before[c] > threshold[c] ? 0.0f : before[c]);
-            }
-            fire_back(membranes.data(), threshold, surrogate, gradient + r * n, rows * n, scratch + r * n, rows * n,
-                      steps, n);
-        }
-        float *s = part.data(), *p = part_product.data();
+                   float epsilon, const float* threshold, const float* gradient, float* to, uint16_t* to_bfloat16,
+                   float* to_weight, float* to_bias, long steps, long rows, long channels) {
+    Norm norm = norm_of(mean, variance, weight, bias, epsilon, channels);
+    Surrogate surrogate(threshold ? threshold : weight, channels);
+    std::vector<float> membranes(steps * CHUNK), local(steps * CHUNK), part(channels), part_product(channels);
+    std::vector<double> sum(channels), product(channels);
+    const long apart = rows * channels;
+
+    // The gradient of the norm's result in some channels of a row, and how far its steps are apart. It is computed twice
+    // rather than kept: memory is slower than that.
+    auto before_neurons = [&](long at, long first, long n) -> std::pair<const float*, long> {
+        if (!threshold) return {gradient + at, apart};
+        const float *gain = &norm.gain[first], *offset = &norm.offset[first], *limit = threshold + first;
         for (long t = 0; t < steps; t++) {
-            const float *in = u + (t * rows + r) * n, *g = back + (t * rows + r) * n, *centre = mean;
-            CHANNELS {
-                s[c] += g[c];
-                p[c] += g[c] * (in[c] - centre[c]);
+            const float* in = u + t * apart + at;
+            float *m = membranes.data() + t * CHUNK, *before = m - CHUNK;
+            ahead(in + 2 * channels, n);
+            ahead(gradient + t * apart + at + 2 * channels, n);
+            if (t == 0)
+                CHANNELS m[c] = in[c] * gain[c] + offset[c];
+            else
+                CHANNELS m[c] = charge(in[c] * gain[c] + offset[c], before[c] > limit[c] ? 0.0f : before[c]);
+        }
+        fire_back(membranes.data(), limit, &surrogate.half[first], &surrogate.height[first], gradient + at, apart,
+                  local.data(), steps, n);
+        return {local.data(), CHUNK};
+    };
+
+    for (long r = 0; r < rows; r++) {
+        for (long first = 0; first < channels; first += CHUNK) {
+            long n = std::min(CHUNK, channels - first), at = r * channels + first;
+            auto [back, step] = before_neurons(at, first, n);
+            float *s = &part[first], *p = &part_product[first];
+            for (long t = 0; t < steps; t++) {
+                const float *in = u + t * apart + at, *g = back + t * step, *centre = mean + first;
+                CHANNELS {
+                    s[c] += g[c];
+                    p[c] += g[c] * (in[c] - centre[c]);
+                }
             }
         }
         if (r % 16 == 15 || r == rows - 1)
-            CHANNELS {
-                sum[c] += s[c];
-                product[c] += p[c];
-                s[c] = p[c] = 0.0f;
+            for (long c = 0; c < channels; c++) {
+                sum[c] += part[c];
+                product[c] += part_product[c];
+                part[c] = part_product[c] = 0.0f;
             }
     }
-    std::vector<float> shift(n), slope(n);
-    long count = steps * rows;
-    CHANNELS {
+    std::vector<float> shift(channels), slope(channels);
+    for (long c = 0; c < channels; c++) {
         to_bias[c] = float(sum[c]);
         to_weight[c] = float(product[c] * norm.inverse[c]);
-        shift[c] = float(sum[c] / count);
-        slope[c] = float(product[c] * norm.inverse[c] * norm.inverse[c] / count);
+        shift[c] = float(sum[c] / (steps * rows));
+        slope[c] = float(product[c] * norm.inverse[c] * norm.inverse[c] / (steps * rows));
     }
-    const float *sh = shift.data(), *sl = slope.data();
-    for (long i = 0; i < count; i++) {
-        const float *in = u + i * n, *g = back + i * n;
-        if (to_bfloat16) {
-            uint16_t* out = to_bfloat16 + i * n;
-            CHANNELS
-                out[c] = bfloat16(gain[c] * (g[c] - sh[c] - (in[c] - mean[c]) * sl[c]));
-        } else {
-            float* out = to + i * n;
-            CHANNELS out[c] = gain[c] * (g[c] - sh[c] - (in[c] - mean[c]) * sl[c]);
+    for (long r = 0; r < rows; r++)
+        for (long first = 0; first < channels; first += CHUNK) {
+            long n = std::min(CHUNK, channels - first), at = r * channels + first;
+            auto [back, step] = before_neurons(at, first, n);
+            const float *gain = &norm.gain[first], *low = &shift[first], *tilt = &slope[first], *centre = mean + first;
+            for (long t = 0; t < steps; t++) {
+                const float *in = u + t * apart + at, *g = back + t * step;
+                if (to_bfloat16) {
+                    uint16_t* out = to_bfloat16 + t * apart + at;
+                    CHANNELS out[c] = bfloat16(gain[c] * (g[c] - low[c] - (in[c] - centre[c]) * tilt[c]));
+                } else {
+                    float* out = to + t * apart + at;
+                    CHANNELS out[c] = gain[c] * (g[c] - low[c] - (in[c] - centre[c]) * tilt[c]);
+                }
+            }
         }
-    }
 }
 
 // current[r] = query[r] * sum_d taps[d] key[r - d] value[r - d] over the rows of a window. age[r] int32 counts the rows

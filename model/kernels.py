@@ -36,7 +36,7 @@ SIGNATURES = {
     "has_product": "",
     "product": "pp l ppp lll",
     "norm_forward": "ppppp f pp l p lll",
-    "norm_backward": "ppppp f ppppp pp lll",
+    "norm_backward": "ppppp f pp pp pp lll",
     "window_forward": "ppp ll ppp llll",
     "window_backward": "ppp ll ppp ppp ll p llll",
 }

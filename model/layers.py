@@ -14,8 +14,7 @@ from model.geometry import Geometry
 from model.local import LocalTaps
 from model.match import Match
 from model.network import Block, Network
-from model.neuron import lif
-from model.norm import NORMS
+from model.norm import NORMS, linear_norm
 
 THRESHOLD = 0.5
 TAPS = ("channel", "head", "shared", "or")
@@ -107,7 +106,7 @@ class Spiking(Normed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Fire."""
-        return lif(super().forward(x), self.threshold)
+        return linear_norm(x, self.linear.weight, self.norm, threshold=self.threshold)
 
 
 class Residual(Normed):
@@ -115,7 +114,7 @@ class Residual(Normed):
 
     def forward(self, spikes: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
         """Add."""
-        return x + super().forward(spikes)
+        return linear_norm(spikes, self.linear.weight, self.norm, shortcut=x)
 
 
 class Taps(nn.Module):

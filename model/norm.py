@@ -160,14 +160,10 @@ class _LinearNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, matrix, u, mean, variance, weight, bias, threshold = ctx.saved_tensors
         gradient, to_weight, to_bias = gradients[0].contiguous(), torch.empty_like(weight), torch.empty_like(weight)
-        scratch = torch.empty_like(u) if threshold is not None or not ctx.half else None
-        to_u = torch.empty_like(u, dtype=torch.bfloat16) if ctx.half else scratch
+        to_u = torch.empty_like(u, dtype=torch.bfloat16 if ctx.half else u.dtype)
         targets = (None, to_u) if ctx.half else (to_u, None)
         statistics = (mean, variance, weight, bias, ctx.epsilon)
-        kernels.run(
-            "norm_backward", u, *statistics, threshold, gradient, scratch, *targets, to_weight, to_bias, *ctx.sizes
-        )
-        del scratch
+        kernels.run("norm_backward", u, *statistics, threshold, gradient, *targets, to_weight, to_bias, *ctx.sizes)
         to_matrix = (to_u.flatten(0, 1).t() @ x.flatten(0, 1)).to(matrix.dtype)
         to_x = None
         if ctx.needs_input_grad[0]:
