@@ -81,7 +81,7 @@ class Geometry:
                 self.window == default,
                 f"lrf-dyn has no window: leave window at {default}, not {self.window}, or choose another attention",
             )
-            _require(self.dendrites <= 32, f"dendrites must be at most 32, not {self.dendrites}")
+            _require(2 <= self.dendrites <= 32, f"dendrites must be 2 to 32, not {self.dendrites}")
         _require(self.rows_per_cycle in (1, 2, 4), f"rows_per_cycle must be 1, 2 or 4, not {self.rows_per_cycle}")
         _require(
             self.rows_per_cycle < 4 or self.group % 2 == 0,
