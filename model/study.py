@@ -24,7 +24,7 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
-from model import study_bits, study_norms, study_streaming, study_window
+from model import study_bits, study_norms, study_position, study_streaming, study_window
 from model.checkpoint import CheckpointError
 from model.config import ConfigError
 from model.data import DataError
@@ -41,6 +41,7 @@ STUDIES: dict[str, Study] = {
         study_norms.NORMS,
         study_norms.SCHEDULE,
         study_window.STUDY,
+        study_position.STUDY,
         study_streaming.STUDY,
         study_bits.STUDY,
     )
@@ -106,6 +107,7 @@ def draw(study: Study, rows: list[Row], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=study.size, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
         study.draw(figure, rows)
         figure.savefig(partial, format="png", metadata={"Software": None})
     partial.replace(path)

@@ -33,17 +33,14 @@ def names(rows: Sequence[Row], key: str) -> list[str]:
 
 
 def loss_curves(axes: Axes, rows: Sequence[Row], key: str) -> None:
-    """Draw every variant's validation loss over updates: mean line, band from the least to the greatest seed.
+    """Draw every variant's validation loss over updates, the mean of its seeds.
 
     Rows need `key` and `curve`, a list of (update, training loss, validation loss).
     """
     for number, name in enumerate(names(rows, key)):
         curves = np.array([row["curve"] for row in rows if row[key] == name])
-        update, losses = curves[0, :, 0], curves[:, :, 2]
-        colour = COLOURS[number % len(COLOURS)]
-        axes.plot(update, losses.mean(0), color=colour, label=name, marker=".")
-        axes.fill_between(update, losses.min(0), losses.max(0), color=colour, alpha=0.12, linewidth=0)
-    axes.set(xlabel="updates", ylabel="validation loss (MSE of actions)", yscale="log")
+        axes.plot(curves[0, :, 0], curves[:, :, 2].mean(0), color=COLOURS[number], label=name, marker=".")
+    axes.set(xlabel="updates", ylabel="validation loss, mean of seeds (MSE of actions)", yscale="log")
     axes.yaxis.set_minor_formatter("{x:.3g}")
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.legend()

@@ -4,7 +4,7 @@
 from matplotlib.figure import Figure
 
 from model import study_draw
-from model.study_runs import Bench, Row, Study
+from model.study_runs import Bench, Row, Study, relate
 
 NORM_VARIANTS = {
     "PTBN": {"norm": "ptbn"},
@@ -39,14 +39,18 @@ def compare(bench: Bench, variants: dict[str, Row]) -> list[Row]:
                 "curve": run.curve(),
             }
         )
+    relate(rows, "variant")
     return rows
 
 
 def draw(figure: Figure, rows: list[Row]) -> None:
-    """Draw loss curves beside returns."""
-    left, right = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    """Draw loss curves, losses seed by seed, and returns."""
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
     study_draw.loss_curves(left, rows, "variant")
+    first = rows[0]["variant"]
+    study_draw.dots(middle, rows, "variant", "relative_loss", f"final loss / loss of {first}, same seed")
     study_draw.dots(right, rows, "variant", "return", "return (dot: a training seed, bar: mean)")
+    right.set_yticklabels([])
 
 
 NORMS = Study(
@@ -55,7 +59,8 @@ NORMS = Study(
     lambda bench: compare(bench, NORM_VARIANTS),
     draw,
     keys=("variant",),
-    values=("validation_loss", "return", "normalised"),
+    values=("validation_loss", "relative_loss", "return", "normalised"),
+    size=(11.5, 3.8),
 )
 
 SCHEDULE = Study(
@@ -64,5 +69,6 @@ SCHEDULE = Study(
     lambda bench: compare(bench, SCHEDULE_VARIANTS),
     draw,
     keys=("variant",),
-    values=("validation_loss", "return", "normalised"),
+    values=("validation_loss", "relative_loss", "return", "normalised"),
+    size=(11.5, 3.8),
 )

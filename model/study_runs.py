@@ -203,6 +203,16 @@ def summed_up(rows: Sequence[Row], keys: Sequence[str], values: Sequence[str]) -
     return result
 
 
+def relate(rows: Sequence[Row], key: str, value: str = "validation_loss", to: str = "relative_loss") -> None:
+    """Add to every row its value over that of the first variant trained with the same seed.
+
+    A seed also chooses the held-out episodes, so that losses of different seeds are of different data.
+    """
+    first = {row["seed"]: row[value] for row in rows if row[key] == rows[0][key]}
+    for row in rows:
+        row[to] = row[value] / first[row["seed"]]
+
+
 @dataclass(frozen=True)
 class Study:
     """One experiment: what it measures and how that is drawn.
