@@ -47,17 +47,37 @@ def tensor_ranges(g: Geometry, inputs: int, actions: int) -> dict[str, tuple[tup
         "head.table": ((1 << g.table_log2,), *signed(16)),
     }
     for layer in range(g.layers):
-        for name, outputs in (("key", d), ("value", d), ("query", d), ("fc1", h)):
+        for name, outputs in (*((name, d) for name in g.projections), ("fc1", h)):
             table[f"layer{layer}.{name}.weight"] = ((outputs, d), *weight)
             table[f"layer{layer}.{name}.bias"] = ((outputs,), *bias)
             table[f"layer{layer}.{name}.threshold"] = ((outputs,), *threshold)
-        table[f"layer{layer}.window.weight"] = ((d, g.window), *weight)
+        table |= {f"layer{layer}.{name}": entry for name, entry in _attention_ranges(g).items()}
         table[f"layer{layer}.window.threshold"] = ((d,), *threshold)
         for name, fan_in in (("proj", d), ("fc2", h)):
             table[f"layer{layer}.{name}.weight"] = ((d, fan_in), *weight)
             table[f"layer{layer}.{name}.shift"] = ((d,), 0, (1 << g.residual_shift_bits) - 1)
             table[f"layer{layer}.{name}.bias"] = ((d,), *bias)
     return table
+
+
+def _attention_ranges(g: Geometry) -> dict[str, tuple[tuple[int, ...], int, int]]:
+    """Return the ranges of what an attention has beside its threshold; SSSA and TSSA have nothing."""
+    d, k, low = g.d_model, g.dendrites, -(1 << (g.weight_bits - 1))
+    if g.attention == "pssa":
+        return {"window.weight": ((d, g.window), low, -low - 1)}
+    if g.attention != "lrf-dyn":
+        return {}
+    most, gain = (1 << g.dendrite_shift_bits) - 1, 1 << (g.gain_bits - 1)
+    # codes: 0 for nothing, else a sign times 1 plus a right shift
+    readout = most - g.least_readout_shift + 1
+    return {
+        "dynamics.decay": ((d, k), 0, most),
+        "dynamics.upper": ((d, k - 1), -most, most),
+        "dynamics.lower": ((d, k - 1), -most, most),
+        "dynamics.gain": ((d, k), -gain, gain - 1),
+        "dynamics.readout": ((d, k), -readout, readout),
+        "dynamics.local": ((d, len(g.local_distances)), low, -low - 1),
+    }
 
 
 def _storage(low: int, high: int) -> type[np.signedinteger[Any]]:
@@ -95,6 +115,8 @@ class Policy:
                 f"the policy has {self.observation_size} observations and {self.action_size} actions, more than its "
                 f"geometry's {g.observation_size} and {g.action_size}"
             )
+        if g.attention == "lrf-ssa":
+            raise ArtifactError("lrf-ssa has no integer form; choose pssa, sssa, tssa or lrf-dyn")
         expected = tensor_ranges(g, self.input_size, self.action_size)
         if set(expected) != set(self.tensors):
             odd = ", ".join(sorted(set(expected) ^ set(self.tensors)))

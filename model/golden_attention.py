@@ -50,21 +50,27 @@ def match_sum(counts: Integers, values: Bits) -> Integers:
     return acc
 
 
+def shifted(x: Integers, code: Integers, least: int = 0) -> Integers:
+    """Shift right with a sign: `sign(code) (x >> (least + |code| - 1))`, 0 where the code is 0."""
+    result: Integers = np.sign(code) * (x >> (least + np.maximum(np.abs(code), 1) - 1))
+    return result
+
+
 def dendrites(x: Integers, both: Bits, p: Mapping[str, Integers]) -> Integers:
     """Advance the dendrites by a token, before saturation.
 
-    `x[i] - (x[i] >> decay[i]) + upper[i] (x[i+1] >> ..) + lower[i-1] (x[i-1] >> ..) + gain[i] kv`, every x on the right
-    the one before. x [steps, ..., channels, dendrites], both = `k AND v` [steps, ..., channels] -> like x.
+    `x[i] - (x[i] >> decay[i]) + shifted(x[i+1], upper[i]) + shifted(x[i-1], lower[i-1]) + gain[i] kv`, every x the one
+    before. x [steps, ..., channels, dendrites], both = `k AND v` [steps, ..., channels] -> like x.
     """
-    after = x - (x >> p["decay_shift"]) + p["gain"] * both[..., None]
-    after[..., :-1] += p["upper_sign"] * (x[..., 1:] >> p["upper_shift"])
-    after[..., 1:] += p["lower_sign"] * (x[..., :-1] >> p["lower_shift"])
+    after: Integers = x - (x >> p["decay"]) + p["gain"] * both[..., None]
+    after[..., :-1] += shifted(x[..., 1:], p["upper"])
+    after[..., 1:] += shifted(x[..., :-1], p["lower"])
     return after
 
 
-def readout(x: Integers, p: Mapping[str, Integers]) -> Integers:
-    """Read the dendrites: `sum_i sign[i] (x[i] >> shift[i])`, x [..., channels, dendrites] -> [..., channels]."""
-    current: Integers = (p["readout_sign"] * (x >> p["readout_shift"])).sum(axis=-1)
+def readout(x: Integers, code: Integers, least: int) -> Integers:
+    """Read the dendrites: `sum_i shifted(x[i], code[i])`, x [..., channels, dendrites] -> [..., channels]."""
+    current: Integers = shifted(x, code, least).sum(axis=-1)
     return current
 
 
@@ -123,7 +129,9 @@ class Dynamics:
         self.x, clipped = saturate(dendrites(self.x, key & value, self._p), g.dendrite_bits)
         # the distances ascend, so before an episode's beginning the farthest taps are the ones that are silent
         local = self.values[[d for d in g.local_distances if d < len(self.values)]]
-        current: Integers = readout(self.x, self._p) + (window_sum(local, self._p["local"]) << g.local_shift)
+        current: Integers = readout(self.x, self._p["readout"], g.least_readout_shift) + (
+            window_sum(local, self._p["local"]) << g.local_shift
+        )
         return (current if query is None else query * current), clipped
 
 

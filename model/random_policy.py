@@ -24,10 +24,17 @@ def random_policy(
         if name.endswith("window.weight"):
             # more taps excite than inhibit, or hardly anything would pass the three-fold AND
             tensors[name] = np.maximum(rng.integers(low, high + 1, shape), rng.integers(low, high + 1, shape))
-        elif part in ("weight", "table"):
+        elif name.endswith(("dynamics.upper", "dynamics.lower")):
+            # around the leak of the dendrite they act on: some settle, some swing until they saturate
+            leak = tensors[f"{name.split('.')[0]}.dynamics.decay"][:, : shape[1]]
+            size = np.minimum(leak + rng.integers(1, 6, shape), high)
+            tensors[name] = size * rng.integers(-1, 2, shape)
+        elif part == "decay":
+            tensors[name] = rng.integers(0, 9, shape)
+        elif part in ("weight", "table", "gain", "local", "readout"):
             tensors[name] = rng.integers(low, high + 1, shape)
         elif name.endswith("window.threshold"):
-            tensors[name] = rng.integers(0, 2, shape)
+            tensors[name] = rng.integers(0, 2 + _usual_attention(geometry), shape)
         elif name.endswith(("key.threshold", "value.threshold", "query.threshold")):
             tensors[name] = rng.integers(0, 2 + round(usual_sum * rng.uniform(0.05, 0.3)), shape)
         elif part == "threshold":
@@ -54,6 +61,12 @@ def random_policy(
         return_scale=1000.0,
         provenance={"seed": seed},
     )
+
+
+def _usual_attention(g: Geometry) -> int:
+    """Return about the largest threshold that a current of the attention still passes now and then."""
+    usual = {"sssa": g.d_model * g.window // 24, "tssa": g.steps * g.d_model * g.window // 24, "lrf-dyn": 1 << 6}
+    return usual.get(g.attention, 0)
 
 
 def random_tokens(policy: Policy, count: int, seed: int) -> np.ndarray:
