@@ -15,6 +15,7 @@ from model.checkpoint import Checkpoint, CheckpointError
 from model.evaluate import state_digest
 from model.fold import integer_tensors
 from model.geometry import VERSION, Geometry
+from model.golden_attention import shifted
 
 SCORE_FIELDS = (
     "kind",
@@ -45,6 +46,41 @@ def reach(weight: np.ndarray, low: int = 0, high: int = 1) -> tuple[np.ndarray, 
     return np.minimum(extremes.min(0), 0).sum(1), np.maximum(extremes.max(0), 0).sum(1)
 
 
+def _sum(extremes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and greatest sum of terms that lie between the ends [2, ...] or are absent."""
+    return sum(np.minimum(e.min(0), 0) for e in extremes), sum(np.maximum(e.max(0), 0) for e in extremes)
+
+
+def attention_reach(g: Geometry, tensors: dict[str, np.ndarray], at: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return per channel the least and greatest sum of the attention of layer `at`."""
+    if g.attention == "pssa":
+        return reach(tensors[f"{at}.window.weight"])
+    if g.attention in ("sssa", "tssa"):
+        most = g.window * g.d_model * (g.steps if g.attention == "tssa" else 1)
+        return np.zeros(1, np.int64), np.array([most])
+    top = 1 << (g.dendrite_bits - 1)
+    code = np.asarray(tensors[f"{at}.dynamics.readout"], np.int64)
+    ends = np.stack([shifted(np.array(end), code, g.least_readout_shift) for end in (-top, top - 1)])
+    least, most = _sum(list(np.moveaxis(ends, -1, 0)))
+    local_least, local_most = reach(np.asarray(tensors[f"{at}.dynamics.local"], np.int64) << g.local_shift)
+    return least + local_least, most + local_most
+
+
+def dendrite_reach(g: Geometry, tensors: dict[str, np.ndarray], at: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and greatest sum of each dendrite of layer `at` before it saturates."""
+    top = 1 << (g.dendrite_bits - 1)
+    p = {name: np.asarray(tensors[f"{at}.dynamics.{name}"], np.int64) for name in ("decay", "upper", "lower", "gain")}
+    ends = [np.array(end) for end in (-top, top - 1)]
+    return _sum(
+        [
+            np.stack([x - (x >> p["decay"]) for x in ends]),
+            np.stack([np.pad(shifted(x, p["upper"]), ((0, 0), (0, 1))) for x in ends]),
+            np.stack([np.pad(shifted(x, p["lower"]), ((0, 0), (1, 0))) for x in ends]),
+            np.stack([0 * p["gain"], p["gain"]]),
+        ]
+    )
+
+
 def prove(g: Geometry, tensors: dict[str, np.ndarray]) -> dict[str, int]:
     """Prove from the real weights that no accumulator, current or LIF membrane outgrows the geometry's widths.
 
@@ -69,9 +105,15 @@ def prove(g: Geometry, tensors: dict[str, np.ndarray]) -> dict[str, int]:
     half = 1 << (g.input_bits - 1)
     fits("accumulator of the embedding", "embed", *reach(tensors["embed.weight"], -half, half - 1), g.embed_bits)
     for layer in range(g.layers):
-        for part in ("key", "value", "query", "window", "fc1", "proj", "fc2"):
+        if g.attention == "lrf-dyn":
+            dendrites = dendrite_reach(g, tensors, f"layer{layer}")
+            fits("sum of a dendrite", f"layer{layer}.dynamics", *dendrites, g.dendrite_sum_bits)
+        for part in (*g.projections, "window", "fc1", "proj", "fc2"):
             name = f"layer{layer}.{part}"
-            least, most = reach(tensors[f"{name}.weight"])
+            attention = part == "window"
+            least, most = (
+                attention_reach(g, tensors, f"layer{layer}") if attention else reach(tensors[f"{name}.weight"])
+            )
             fits("accumulator", name, least, most, g.accumulator_bits)
             if part not in ("proj", "fc2"):
                 bias = tensors.get(f"{name}.bias", 0)

@@ -221,6 +221,11 @@ class Geometry:
         return self.dendrite_bits - 4
 
     @property
+    def dendrite_sum_bits(self) -> int:
+        """Signed width that holds a dendrite before it saturates: itself, its two neighbours and what a spike adds."""
+        return self.dendrite_bits + 2
+
+    @property
     def dendrite_shift_bits(self) -> int:
         """Unsigned width of the right shifts of decays, couplings and readouts."""
         return 4
