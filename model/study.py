@@ -33,7 +33,7 @@ from model.geometry import PRESETS, GeometryError, preset
 from model.study_draw import STYLE
 from model.study_runs import Bench, Budget, Row, Study, summed_up, write
 from model.tasks import find
-from model.train import versions
+from model.train import TrainError, versions
 
 STUDIES: dict[str, Study] = {
     study.name: study
@@ -200,7 +200,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write(path, json.dumps(result(study, bench, rows)) + "\n")
             if options.png:
                 draw(study, rows, options.png if len(chosen) == 1 else options.png / f"{name}.png")
-    except (ConfigError, CheckpointError, DataError, ExportError, GeometryError, StudyError, OSError) as error:
+    except (
+        ConfigError,
+        CheckpointError,
+        DataError,
+        ExportError,
+        GeometryError,
+        StudyError,
+        TrainError,
+        OSError,
+    ) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:

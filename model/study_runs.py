@@ -7,6 +7,7 @@ interrupted study goes on where it stopped.
 
 import csv
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
@@ -128,12 +129,17 @@ class Bench:
         runs = [Run(config, self.folder(config)) for config in configs]
         missing = list({run.folder: run for run in runs if not run.file.exists()}.values())
         for number, run in enumerate(missing):
-            if prepare is not None and not (run.folder / "checkpoint.pt").exists():
-                prepare(run.config, run.folder)
-            trainer = Trainer(run.config, self.episodes, run.folder, True, SAVE_EVERY, self.command)
             if not QUIET:
                 tqdm.write(f"training {number + 1} of {len(missing)}")
-            trainer.run(progress=not QUIET)
+            run.folder.mkdir(parents=True, exist_ok=True)
+            with (run.folder / "lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # another study that needs the same network waits, then finds it
+                if run.file.exists():
+                    continue
+                if prepare is not None and not (run.folder / "checkpoint.pt").exists():
+                    prepare(run.config, run.folder)
+                trainer = Trainer(run.config, self.episodes, run.folder, True, SAVE_EVERY, self.command)
+                trainer.run(progress=not QUIET)
         return runs
 
     def score(self, file: Path) -> dict[str, Any]:
@@ -170,9 +176,8 @@ def whole_windows(source: Windows, count: int, length: int, rng: np.random.Gener
 
 
 def branch(run: Run, config: TrainConfig, folder: Path) -> None:
-    """Start a new run at the end of another's float phase, for configurations that differ only after it."""
+    """Start a new run in `folder` at the end of another's float phase; their configurations differ only after it."""
     saved = Checkpoint.load(run.folder / "checkpoint.pt")
-    folder.mkdir(parents=True, exist_ok=True)
     dataclasses.replace(saved, config=config).save(folder / "checkpoint.pt")
 
 
