@@ -75,7 +75,7 @@ def table(rows: list[Row], geometry: Geometry) -> str:
     """Return the rows as Markdown."""
     g = geometry
     lines = [
-        f"d_model {g.d_model}, {g.layers} layers, T {g.steps}; a word, one bit a channel and step: {g.steps * g.d_model}.",
+        f"d_model {g.d_model}, {g.layers} layers, T {g.steps}; a word (a bit a channel, step): {g.steps * g.d_model}.",
         "",
         "| form | keeps, per layer | bits per layer | bits of all layers | grows with the episode by |",
         "|---|---|---|---|---|",
