@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """A whole small training: data set, two phases, resume, export, evaluation; and the sentences when it cannot be."""
 
+import contextlib
 import csv
 import dataclasses
 import json
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -13,14 +15,14 @@ import torch
 from model import collect, data, evaluate, export, train
 from model.artifact import Policy
 from model.checkpoint import Checkpoint, CheckpointError
-from model.config import ConfigError, TrainConfig, find
+from model.config import NETWORKS, ConfigError, TrainConfig, find
 from model.export import ExportError, prove, reach
 from model.fold import from_policy
 from model.geometry import TINY, Geometry
 from model.golden import lif
 from model.layers import Structure
 from model.random_policy import random_policy
-from model.train import Trainer, rate
+from model.train import Trainer, TrainError, kept_steps, rate
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
@@ -177,6 +179,137 @@ def test_collecting_with_a_policy_makes_a_data_set(
     assert collect.main([*arguments, "--dataset", "test/own-v0"]) == 2
 
 
+@pytest.mark.parametrize("network", NETWORKS[1:])
+def test_every_baseline_learns(tmp_path: Path, network: str) -> None:
+    config = dataclasses.replace(CONFIG, network=network, inference="recompute", steps=100, quant_steps=0)
+    trainer(tmp_path / "run", config=config).run(progress=False)
+    with (tmp_path / "run" / "log.csv").open() as file:
+        validation = [float(row["validation_loss"]) for row in csv.DictReader(file)]
+    # `bc` alone can know nothing of the noise, and needs nothing else: the action follows from the observation
+    assert validation[-1] < 0.5 * float(data.load("test/swing-v0").actions.var())
+    result = evaluate.evaluate(tmp_path / "run" / "float.pt", episodes=1, seed=0, target_return=None)
+    assert result["kind"] == "float"
+    assert result["mean_length"] == 200
+    assert not (tmp_path / "run" / "firing.json").exists()
+
+
+@pytest.fixture(scope="module")
+def choices(library: Path) -> str:
+    """A data set of discrete actions: CartPole pushed to where the pole falls, one time in ten at random."""
+    rng, lengths = np.random.default_rng(0), []
+    observations, actions = [], []
+    with contextlib.closing(gymnasium.make("CartPole-v1")) as pole:
+        for seed in range(6):
+            observation, done, start = pole.reset(seed=seed)[0], False, len(actions)
+            while not done and len(actions) < start + 120:
+                observations.append(observation)
+                actions.append(rng.integers(2) if rng.random() < 0.1 else int(observation[2] + observation[3] > 0))
+                observation, _, done, _, _ = pole.step(actions[-1])
+            lengths.append(len(actions) - start)
+    arrays = {"observations": np.array(observations), "actions": np.array(actions), "rewards": np.ones(len(actions))}
+    np.savez(library / "pole.npz", **arrays, ep_len=np.array(lengths))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(library))
+        collect.import_npz(library / "pole.npz", "test/pole-v0", "CartPole-v1")
+    return "test/pole-v0"
+
+
+def test_discrete_actions_are_classified_in_both_phases(choices: str, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, return_scale=40.0, target_return=200.0)
+    Trainer(config, data.load(choices), tmp_path / "run", False, 1000, "test").run(progress=False)
+    with (tmp_path / "run" / "log.csv").open() as file:
+        losses = {row["phase"]: float(row["validation_loss"]) for row in csv.DictReader(file)}
+    assert max(losses.values()) < 0.75 * np.log(2)  # of guessing
+    policy, _ = export.export(tmp_path / "run" / "quant.pt")
+    policy.save(tmp_path / "policy.safetensors")
+    files = (tmp_path / "run" / "quant.pt", tmp_path / "policy.safetensors")
+    quant, golden = (evaluate.evaluate(file, episodes=3, seed=0, target_return=None) for file in files)
+    assert quant["returns"] == golden["returns"]
+    assert quant["mean_return"] > 60  # random: 22
+
+
+def test_delayed_reward_reaches_data_and_episodes(trained: Path, tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=1, quant_steps=0, delayed=True)
+    (tmp_path / "late.json").write_text(config.to_json())
+    assert train.main([*ARGUMENTS, "--config", str(tmp_path / "late.json"), "--out", str(tmp_path / "run")]) == 0
+    late = Checkpoint.load(tmp_path / "run" / "float.pt")
+    assert late.facts["dataset_digest"] == data.load("test/swing-v0", delayed=True).digest
+    assert late.facts["dataset_digest"] != Checkpoint.load(trained / "float.pt").facts["dataset_digest"]
+    seen: list[bool] = []
+    with pytest.MonkeyPatch.context() as patch:
+        run = evaluate.run
+        patch.setattr(evaluate, "run", lambda *a, **k: seen.append(k["delayed"]) or run(*a, **k))
+        for file in (tmp_path / "run" / "float.pt", trained / "float.pt"):
+            evaluate.evaluate(file, episodes=1, seed=0, target_return=None)
+    assert seen == [True, False]
+
+
+def test_results_are_kept_on_the_way(tmp_path: Path) -> None:
+    assert kept_steps(5000, 5) == [1000, 2000, 3000, 4000]
+    config = dataclasses.replace(CONFIG, steps=6, quant_steps=1)
+    Trainer(config, data.load("test/swing-v0"), tmp_path / "run", False, 1000, "test", keep=3).run(progress=False)
+    assert sorted(p.name for p in (tmp_path / "run").glob("*.pt")) == [
+        *("checkpoint.pt", "float-2.pt", "float-4.pt", "float.pt", "quant.pt")
+    ]
+    early, late = (Checkpoint.load(tmp_path / "run" / f"{name}.pt").network for name in ("float-2", "float"))
+    assert not torch.equal(early.embed.linear.weight, late.embed.linear.weight)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=20, quant_steps=0)
+    run = Trainer(config, data.load("test/swing-v0"), tmp_path / "run", False, save_every=5, command="test")
+    update = run._update
+
+    def spoil(learning_rate: float) -> float:
+        if run.step == 7:
+            run.network.embed.linear.weight.data[0, 0] = float("nan")
+        return update(learning_rate)
+
+    run._update = spoil  # type: ignore[method-assign]
+    with pytest.raises(TrainError, match=r"^the loss of float update 7 is nan: lower the learning rate"):
+        run.run(progress=False)
+    kept = Checkpoint.load(tmp_path / "run" / "checkpoint.pt")
+    assert kept.progress["step"] == 5
+    assert all(tensor.isfinite().all() for tensor in kept.network.state_dict().values())
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing_partial(tmp_path: Path) -> None:
+    config = dataclasses.replace(CONFIG, steps=2, quant_steps=0)
+    run = trainer(tmp_path / "run", config=config)
+    (tmp_path / "run" / "checkpoint.partial").symlink_to("/dev/full")
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint.pt cannot be written \(No space left on device\); make room"
+    ):
+        run.run(progress=False)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["config.json", "log.csv"]
+
+
+def test_a_killed_run_logs_no_update_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "LOG_EVERY", 2)
+    config = dataclasses.replace(CONFIG, steps=10, quant_steps=0)
+
+    class Killed(BaseException):
+        pass
+
+    def start(resume: bool) -> Trainer:
+        return Trainer(config, data.load("test/swing-v0"), tmp_path / "run", resume, save_every=5, command="test")
+
+    run = start(resume=False)
+    update = run._update
+
+    def die(learning_rate: float) -> float:
+        if run.step == 8:
+            raise Killed
+        return update(learning_rate)
+
+    run._update = die  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        run.run(progress=False)
+    start(resume=True).run(progress=False)
+    with (tmp_path / "run" / "log.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4", "6", "8", "10"]
+
+
 def test_rate_rises_then_falls() -> None:
     rates = [rate(1.0, 0.1, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1)
@@ -200,10 +333,14 @@ def test_a_run_refuses_what_it_cannot_continue(trained: Path) -> None:
     [
         (["--config", "nonsense"], "'nonsense' is neither a preset (hopper, tiny) nor a JSON file"),
         (["--config", "tiny", "--steps", "0"], "steps must be positive, not 0"),
+        (["--device", "cuda"], "there is no usable GPU; leave --device out, or choose cpu"),
     ],
-    ids=["preset", "steps"],
+    ids=["preset", "steps", "device"],
 )
-def test_commands_say_what_is_wrong(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_say_what_is_wrong(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train.main([*ARGUMENTS, *arguments]) == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
