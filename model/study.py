@@ -24,7 +24,7 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
-from model import study_bits, study_norms, study_position, study_streaming, study_window
+from model import study_bits, study_entropy, study_field, study_norms, study_position, study_streaming, study_window
 from model.checkpoint import CheckpointError
 from model.config import ConfigError
 from model.data import DataError
@@ -38,12 +38,14 @@ from model.train import TrainError, versions
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
+        study_entropy.STUDY,
         study_norms.NORMS,
         study_norms.SCHEDULE,
         study_window.STUDY,
         study_position.STUDY,
         study_streaming.STUDY,
         study_bits.STUDY,
+        study_field.STUDY,
     )
 }
 """Every study by name."""
