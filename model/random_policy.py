@@ -25,9 +25,9 @@ def random_policy(
             # more taps excite than inhibit, or hardly anything would pass the three-fold AND
             tensors[name] = np.maximum(rng.integers(low, high + 1, shape), rng.integers(low, high + 1, shape))
         elif name.endswith(("dynamics.upper", "dynamics.lower")):
-            # around the leak of the dendrite they act on: some settle, some swing until they saturate
+            # around the leak of the dendrite they act on: some settle, some grow until they saturate
             leak = tensors[f"{name.split('.')[0]}.dynamics.decay"][:, : shape[1]]
-            size = np.minimum(leak + rng.integers(1, 6, shape), high)
+            size = np.clip(leak + rng.integers(0, 6, shape), 1, high)
             tensors[name] = size * rng.integers(-1, 2, shape)
         elif part == "decay":
             tensors[name] = rng.integers(0, 9, shape)

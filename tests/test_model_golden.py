@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""The golden network in numpy and the integer one in PyTorch: equal in every spike, membrane, state and action."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.artifact import ArtifactError, Policy
+from model.fold import from_policy, integer_tensors
+from model.geometry import HOPPER_Z2, ODD, TINY, Geometry
+from model.golden import GoldenNetwork
+from model.golden_attention import Dynamics, Match, Window, dendrites, match_sum, overlap, readout, saturate, shifted
+from model.network import Record
+from model.random_policy import random_policy, random_tokens
+
+GUARDED = Geometry(observation_size=4, action_size=2, d_model=16, layers=1, steps=8, window=4, group=8)
+"""Eight SNN steps: more guard bits than single precision holds."""
+
+DEPLOYED = ("pssa", "sssa", "tssa", "lrf-dyn")
+GEOMETRIES = {
+    f"{name}, {attention}": geometry.with_attention(attention)
+    for name, geometry in (("tiny", TINY), ("odd", ODD), ("guarded", GUARDED))
+    for attention in DEPLOYED
+}
+GEOMETRIES |= {
+    "tiny, ungated": dataclasses.replace(TINY.with_attention("lrf-dyn"), gate=False),
+    "odd, 3 dendrites": dataclasses.replace(ODD.with_attention("lrf-dyn"), dendrites=3),
+}
+
+torch.set_num_threads(1)
+
+
+def kept(golden: GoldenNetwork, layer: int) -> np.ndarray:
+    """Return a layer's state as PyTorch lays it out, tokens before the episode silent: [steps, slots, channels]."""
+    g, attention = golden.geometry, golden.attention[layer]
+
+    def past(ring: np.ndarray, slots: int) -> np.ndarray:
+        newest = ring[:slots]
+        empty = np.zeros((slots - len(newest), *newest.shape[1:]), np.int64)
+        return np.concatenate([empty, newest[::-1]]).swapaxes(0, 1)
+
+    if isinstance(attention, Window):
+        return past(attention.ring, g.window - 1)
+    if isinstance(attention, Match):
+        words = np.stack([past(attention.keys, g.window - 1), past(attention.values, g.window - 1)], 2)
+        return words.reshape(g.steps, -1, g.d_model)
+    assert isinstance(attention, Dynamics)
+    return np.concatenate([attention.x.swapaxes(1, 2), past(attention.values, g.reach)], 1)
+
+
+@dataclasses.dataclass
+class Seen:
+    """What a comparison went over."""
+
+    rates: dict[str, list[float]]
+    actions: set[tuple[int, ...]]
+    saturations: int
+    at_limit: float
+
+
+def compare(geometry: Geometry, seed: int, tokens: int) -> Seen:
+    """Assert equality over one random episode."""
+    policy = random_policy(geometry, seed)
+    golden, stream = GoldenNetwork(policy), from_policy(policy).stream()
+    seen, limit = Seen({}, set(), 0, 0.0), (1 << (geometry.dendrite_bits - 1)) - 1
+    for token in random_tokens(policy, tokens, seed):
+        trace, record = golden.decide(token), Record()
+        action = stream.decide(torch.from_numpy(token)[None], record)
+        assert (action[0].double().numpy() * 2**15 == trace.action).all()
+        assert set(record.spikes) == set(trace.spikes)
+        for name, expected in trace.spikes.items():
+            assert (record.spikes[name][:, 0].numpy() == expected).all(), name
+            seen.rates.setdefault(name.split(".")[1], []).append(expected.mean())
+        for membrane, expected in zip(record.membranes, trace.membranes, strict=True):
+            assert (membrane[:, 0].double().numpy() == expected).all()
+        for layer, state in enumerate(stream.state):
+            expected = kept(golden, layer)
+            assert (state[:, 0].double().numpy().reshape(expected.shape) == expected).all(), layer
+            seen.at_limit += float((expected == limit).mean()) / tokens
+        seen.actions.add(tuple(trace.action))
+        seen.saturations += trace.saturations
+    return seen
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 2**31), name=st.sampled_from(sorted(GEOMETRIES)))
+def test_equals_pytorch(seed: int, name: str) -> None:
+    geometry = GEOMETRIES[name]
+    compare(geometry, seed, tokens=min(geometry.context, 2 + geometry.reach) + 3)
+
+
+@pytest.mark.parametrize("attention", DEPLOYED)
+def test_equals_pytorch_at_full_size(attention: str) -> None:
+    seen = compare(HOPPER_Z2.with_attention(attention), 1, tokens=26)
+    assert all(0.01 < np.mean(rates) < 0.95 for rates in seen.rates.values())
+    assert len(seen.actions) > 20
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_what_is_compared_is_not_constant(name: str) -> None:
+    episodes = [compare(GEOMETRIES[name], seed, tokens=20) for seed in range(4)]
+    for part in episodes[0].rates:
+        assert 0.01 < np.mean([np.mean(seen.rates[part]) for seen in episodes]) < 0.95, part
+    assert max(len(seen.actions) for seen in episodes) > 6
+    assert sum(seen.saturations for seen in episodes) > 0
+    if GEOMETRIES[name].attention == "lrf-dyn":
+        assert 0 < np.mean([seen.at_limit for seen in episodes]) < 0.1
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_episodes_side_by_side_decide_as_alone(name: str) -> None:
+    policy = random_policy(GEOMETRIES[name], 7)
+    tokens = random_tokens(policy, 3 * 14, 0).reshape(14, 3, -1)
+    together = GoldenNetwork(policy)
+    traces = [together.decide(step) for step in tokens]
+    clipped = 0
+    for episode in range(3):
+        alone = GoldenNetwork(policy)
+        for step, trace in zip(tokens, traces, strict=True):
+            own = alone.decide(step[episode])
+            assert (own.action == trace.action[episode]).all()
+            assert all((own.spikes[part] == spikes[:, episode]).all() for part, spikes in trace.spikes.items())
+            assert all((a == b[:, episode]).all() for a, b in zip(own.membranes, trace.membranes, strict=True))
+            assert own.active_rows == {part: rows[episode] for part, rows in trace.active_rows.items()}
+            clipped += own.saturations
+    assert clipped == sum(trace.saturations for trace in traces) > 0
+    assert len({tuple(action) for trace in traces for action in trace.action}) > 10
+
+
+def test_windows_give_what_the_stream_gives() -> None:
+    policy = random_policy(TINY.with_attention("lrf-dyn"), 2)
+    network = from_policy(policy)
+    tokens = torch.from_numpy(random_tokens(policy, 2 * 30, 1).reshape(2, 30, -1))
+    stream = network.stream(2)
+    with torch.no_grad():
+        whole = network(tokens)
+    assert torch.equal(whole, torch.stack([stream.decide(tokens[:, n]) for n in range(30)], 1))
+    assert len(whole.unique()) > 30
+
+
+def test_wide_membranes_are_computed_in_double_precision() -> None:
+    assert GUARDED.lif_bits > 24
+    assert from_policy(random_policy(GUARDED, 0)).entry.dtype == torch.float64
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_tensors_survive_the_way_through_network_and_file(name: str, tmp_path) -> None:
+    policy = random_policy(GEOMETRIES[name], 3)
+    policy.save(tmp_path / "policy.safetensors")
+    loaded = Policy.load(tmp_path / "policy.safetensors")
+    assert (loaded.digest, loaded.geometry) == (policy.digest, policy.geometry)
+    tensors = integer_tensors(from_policy(loaded))
+    assert set(tensors) == set(policy.tensors)
+    for part, tensor in tensors.items():
+        assert np.array_equal(tensor, policy.tensors[part]), part
+
+
+def test_no_policy_for_an_attention_without_integer_form() -> None:
+    with pytest.raises(ArtifactError, match=r"^lrf-ssa has no integer form; choose pssa, sssa, tssa or lrf-dyn$"):
+        random_policy(TINY.with_attention("lrf-ssa"), 0)
+
+
+def test_a_smaller_environment_fits_a_geometry() -> None:
+    policy = random_policy(TINY, 1, observation_size=4, action_size=1)
+    golden, stream = GoldenNetwork(policy), from_policy(policy).stream()
+    for token in random_tokens(policy, 5, 0):
+        assert stream.decide(torch.from_numpy(token)[None]).item() * 2**15 == golden.decide(token).action.item()
+
+
+@pytest.mark.parametrize("joint", [False, True], ids=["by step", "joint"])
+def test_matches_are_counted_one_by_one(joint: bool) -> None:
+    rng = np.random.default_rng(0)
+    query, keys, values = rng.random((3, 13)) < 0.5, rng.random((4, 3, 13)) < 0.5, rng.random((4, 3, 13)) < 0.5
+    current = match_sum(overlap(query, keys, joint), values)
+    assert len(np.unique(current)) > 8
+    for t in range(3):
+        for c in range(13):
+            total = 0
+            for token in range(4):
+                for step in range(3) if joint else (t,):
+                    for channel in range(13):
+                        total += bool(query[step, channel] and keys[token, step, channel] and values[token, t, c])
+            assert current[t, c] == total
+
+
+def test_dendrites_by_hand() -> None:
+    p = {
+        "decay": np.array([[1, 2, 0]]),
+        "upper": np.array([[3, -2]]),
+        "lower": np.array([[0, 1]]),
+        "gain": np.array([[5, -7, 9]]),
+    }
+    x = np.array([[[-9, 30, -3]]])
+    assert shifted(np.array([-9, 9]), np.array([3, -3])).tolist() == [-3, -2]
+    # -9 + 5 + (30 >> 2); 30 - 7 - (-3 >> 1); -3 + 3 + 30
+    assert dendrites(x, np.array([[False]]), p).tolist() == [[[3, 25, 30]]]
+    assert dendrites(x, np.array([[True]]), p).tolist() == [[[8, 18, 39]]]
+    # (-9 >> 3) - (30 >> 4)
+    assert readout(x, np.array([[2, -3, 0]]), 2).tolist() == [[-3]]
+    assert saturate(np.array([-9, 30, 7]), 4)[1] == 2
