@@ -97,8 +97,8 @@ def _by_steps(t: Tensor) -> bool:
     return t.dim() == 3 and t[0].is_contiguous()
 
 
-def multiply(inputs: int, outputs: int) -> bool:
-    """Return whether "product" serves a matrix [outputs, inputs], forward and backward.
+def multiply(rows: int, inputs: int, outputs: int) -> bool:
+    """Return whether `product` is the fastest for [rows, inputs] and a matrix [outputs, inputs], forward and backward.
 
     It rounds to bfloat16, so `torch.set_float32_matmul_precision("medium")` has to allow that.
     """
@@ -106,6 +106,7 @@ def multiply(inputs: int, outputs: int) -> bool:
     return (
         torch.get_float32_matmul_precision() == "medium"
         and inputs % 16 == outputs % 16 == 0
+        and rows >= 64  # the matrix is rearranged first
         and loaded is not None
         and bool(loaded.has_product())
     )

@@ -133,8 +133,9 @@ class _LinearNorm(torch.autograd.Function):
         shortcut: Tensor | None,
         norm: TdBN,
     ) -> Tensor:
-        half, sizes = kernels.multiply(*matrix.shape), (*x.shape[:2], len(matrix))
+        sizes = (*x.shape[:2], len(matrix))
         count = sizes[0] * sizes[1]
+        half = kernels.multiply(count, *matrix.shape)
         if norm.training:
             mean, variance = torch.empty_like(weight), torch.empty_like(weight)
         else:
