@@ -48,7 +48,7 @@ class Structure:
     tap_init: float = 0.6
     tap_floor: float = 0.0
     positions: int = 24
-    scale: float = 0.125
+    scale: float = 0.03125
 
     def __post_init__(self) -> None:
         if self.position not in POSITIONS:

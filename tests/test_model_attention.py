@@ -26,7 +26,7 @@ BATCH, LENGTH = 3, 19
 
 def make(geometry: Geometry, seed: int = 0) -> Attention:
     torch.manual_seed(seed)
-    return attention(geometry, Structure())
+    return attention(geometry, Structure(scale=0.125) if geometry.attention in MATCHES else Structure())
 
 
 def spikes(geometry: Geometry, seed: int, rate: float = 0.3, length: int = LENGTH) -> list[Tensor]:
