@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.neuron import lif
+from model.product import spike_linear
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -111,7 +112,7 @@ class QuantSpiking(Quantised):
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Fire."""
-        return lif(functional.linear(spikes, *self.integers()), self.threshold)
+        return lif(spike_linear(spikes, *self.integers()), self.threshold)
 
 
 class QuantTaps(Quantised):
@@ -140,7 +141,7 @@ class QuantResidual(Quantised):
         """Add to the shortcut."""
         weight, bias = self.integers()
         # scaling the weights rather than the sums: the same integers for a hundredth of the work
-        added = functional.linear(spikes, weight * torch.exp2(self.shift)[:, None], bias)
+        added = spike_linear(spikes, weight * torch.exp2(self.shift)[:, None], bias)
         return torch.clamp(x + added, *limits(self.membrane_bits))
 
 

@@ -17,6 +17,7 @@ from model.geometry import TINY
 from model.layers import Structure, float_network
 from model.neuron import lif
 from model.norm import PTBN, linear_norm, set_mixing
+from model.product import spike_linear
 from model.window import gated_sum, relative_sum
 
 torch.set_num_threads(1)
@@ -161,6 +162,28 @@ def test_running_statistics_and_evaluation_are_those_of_the_plain_norm(monkeypat
     torch.testing.assert_close(*states)
     torch.testing.assert_close(*results)
     assert (states[0][1] - 1).abs().max() > 0.1
+
+
+@compiled
+@pytest.mark.parametrize(("inputs", "outputs"), [(16, 16), (128, 48), (512, 144)])
+def test_products_of_spikes_and_integers_are_exact(inputs: int, outputs: int) -> None:
+    torch.manual_seed(9)
+    x = (torch.rand(2, 101, inputs) < 0.4).float().requires_grad_()
+    # what a signed byte and a shift can make
+    matrix = (torch.randint(-128, 128, (outputs, inputs)) * 2.0 ** torch.randint(0, 8, (outputs, 1))).requires_grad_()
+    bias = torch.randint(-5000, 5000, (outputs,)).float().requires_grad_()
+    expected = functional.linear(x, matrix, bias)
+    expected_gradients = gradients(expected, [x, matrix, bias])
+    torch.set_float32_matmul_precision("medium")
+    try:
+        fast = kernels.multiply(202, *matrix.shape)
+        got = spike_linear(x, matrix, bias)
+        for one, other in zip(gradients(got, [x, matrix, bias]), expected_gradients, strict=True):
+            assert (one - other).norm() < 0.005 * other.norm()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert fast == bool(kernels.library().has_product())
+    assert torch.equal(got, expected)
 
 
 def test_layer_norm_share_takes_the_plain_path() -> None:
