@@ -58,7 +58,7 @@ class Cell:
     @property
     def seed(self) -> int:
         """The training's."""
-        return TrainConfig.from_json(self.config).seed
+        return int(json.loads(self.config)["seed"])
 
     @property
     def digest(self) -> str:
@@ -93,16 +93,15 @@ def run(cell: Cell, out: Path, resources: Resources) -> dict[str, Any]:
     torch.set_num_threads(resources.cpus)
     torch.set_float32_matmul_precision("medium")
     folder = cell.folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        result = _run(cell, folder, resources)
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / "result.json", _run(cell, folder, resources))
     except Exception as error:
         with contextlib.suppress(OSError):
             (folder / "failure.txt").write_text(traceback.format_exc())
         words = " ".join(str(error).split())
         return {"failed": words if isinstance(error, SENTENCES) else f"{type(error).__name__}: {words}"}
-    _write(folder / "result.json", result)
-    return result
+    return json.loads((folder / "result.json").read_text())
 
 
 def _run(cell: Cell, folder: Path, resources: Resources) -> dict[str, Any]:
@@ -206,6 +205,8 @@ def sweep(
                 cell = waiting.pop(reference)
                 try:
                     yield cell, ray.get(reference)
+                except ray.exceptions.RayTaskError as error:  # before the cell had begun
+                    yield cell, {"failed": " ".join(str(error.cause).split())}
                 except ray.exceptions.RayError as error:
                     yield cell, {"failed": f"its process died ({type(error).__name__}); the memory may have run out"}
     finally:

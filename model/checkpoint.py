@@ -12,7 +12,7 @@ import torch
 
 from model import baselines
 from model.baselines import Baseline
-from model.config import ConfigError, TrainConfig
+from model.config import TrainConfig
 from model.data import Normaliser
 from model.fold import quantise
 from model.layers import float_network
@@ -96,6 +96,7 @@ class Checkpoint:
             facts = content["facts"]
             network = build(config, len(content["mean"]) + facts["actions"] + 1, facts["actions"], content["quantised"])
             network.load_state_dict(content["state"])
-        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, ConfigError) as error:
+        # what reading bytes that are no pickle can raise is many things
+        except (RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(f"{path} is no usable checkpoint: {str(error).splitlines()[0]}") from None
         return cls(config, network, normaliser, facts, content["progress"])

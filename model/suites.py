@@ -92,7 +92,8 @@ def configuration(task: Task, method: Method, budget: Budget, episodes: Episodes
         network=method.network,
         structure=Structure(taps=method.taps),
         inference="stream" if method.network == "spiking" else "recompute",
-        length=budget.length,
+        # what streams must have seen as far back in training
+        length=max(budget.length, geometry.context) if method.network == "spiking" else budget.length,
         batch=budget.batch,
         steps=budget.steps,
         quant_steps=budget.quant_steps if method.integer else 0,

@@ -347,7 +347,9 @@ def test_commands_say_what_is_wrong(
 
 def test_missing_and_broken_files_are_sentences(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "broken.pt").write_bytes(b"not a checkpoint")
-    for name, part in (("none.pt", "there is no checkpoint"), ("broken.pt", "is no usable checkpoint")):
+    (tmp_path / "other.pt").write_bytes(b"broken")  # the start of a pickle, by chance
+    parts = {"none": "there is no checkpoint", "broken": "is no usable checkpoint", "other": "is no usable checkpoint"}
+    for name, part in ((f"{name}.pt", part) for name, part in parts.items()):
         assert evaluate.main([str(tmp_path / name)]) == 2
         assert export.main([str(tmp_path / name), "--out", str(tmp_path / "x.safetensors")]) == 2
         assert capsys.readouterr().err.count(part) == 2
