@@ -25,6 +25,11 @@ namespace {
 // addresses that agree in their last 12 bits for the same: what was stored a moment ago is better kept close together.
 constexpr long CHUNK = 64;
 
+// A few channels at once where sums are to stay in a register.
+constexpr long LANES = 16;
+typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
+inline Lanes& lanes(float* x) { return *reinterpret_cast<Lanes*>(x); }
+
 struct Norm {  // y = gain * u + offset, u centred on mean
     std::vector<float> mean, inverse, gain, offset;
 };
@@ -362,48 +367,57 @@ void window_forward(const float* key, const float* value, const float* query, lo
         }
 }
 
-// Its gradients; key, value and query share their strides, their gradients too; to_taps is added to.
+// Its gradients; key, value and query share their strides, their gradients too.
 void window_backward(const float* key, const float* value, const float* query, long step, long row, const float* taps,
                      const int32_t* age, const float* gradient, float* to_key, float* to_value, float* to_query,
                      long to_step, long to_row, float* to_taps, long steps, long rows, long n, long window) {
-    std::vector<float> pairs, back, sum(n), weighted(n);
+    const long wide = (n + LANES - 1) / LANES * LANES;  // rows of the buffers end in zeros
+    std::vector<float> pairs, weighted, back, sum, tap(window * wide), to_tap(window * wide);
+    for (long d = 0; d < window; d++) std::copy_n(taps + d * n, n, &tap[d * wide]);
     for (long t = 0; t < steps; t++)
         for (long first = 0, length; first < rows; first += length) {
             for (length = 1; first + length < rows && age[first + length] != 0; length++) {
             }
-            pairs.assign(length * n, 0.0f);
-            back.assign(length * n, 0.0f);
+            for (auto* buffer : {&pairs, &weighted, &back, &sum}) buffer->resize(length * wide);
             for (long i = 0; i < length; i++) {
-                long at = t * step + (first + i) * row, to = t * to_step + (first + i) * to_row;
-                const float *k = key + at, *v = value + at, *q = query + at;
-                const float* g = gradient + (t * rows + first + i) * n;
-                float *pair = pairs.data() + i * n, *s = sum.data(), *w = weighted.data(), *to_q = to_query + to;
+                long at = t * step + (first + i) * row;
+                const float *k = key + at, *v = value + at, *q = query + at, *g = gradient + (t * rows + first + i) * n;
+                float *pair = &pairs[i * wide], *w = &weighted[i * wide];
                 CHANNELS {
                     pair[c] = k[c] * v[c];
                     w[c] = q[c] * g[c];
-                    s[c] = 0.0f;
                 }
-                for (long d = 0; d <= std::min(i, window - 1); d++) {
-                    const float *past = pairs.data() + (i - d) * n, *tap = taps + d * n;
-                    float *to_past = back.data() + (i - d) * n, *to_tap = to_taps + d * n;
-                    CHANNELS {
-                        s[c] += past[c] * tap[c];
-                        to_past[c] += w[c] * tap[c];
-                        to_tap[c] += w[c] * past[c];
-                    }
+            }
+            for (long c = 0; c < wide; c += LANES) {
+                for (long i = 0; i < length; i++) {
+                    Lanes total{}, through{};
+                    for (long d = 0; d <= std::min(i, window - 1); d++)
+                        total += lanes(&pairs[(i - d) * wide + c]) * lanes(&tap[d * wide + c]);
+                    for (long d = 0; d <= std::min(length - 1 - i, window - 1); d++)
+                        through += lanes(&weighted[(i + d) * wide + c]) * lanes(&tap[d * wide + c]);
+                    lanes(&sum[i * wide + c]) = total;
+                    lanes(&back[i * wide + c]) = through;
                 }
-                CHANNELS to_q[c] = s[c] * g[c];
+                for (long d = 0; d < std::min(window, length); d++) {
+                    Lanes total{};
+                    for (long i = d; i < length; i++)
+                        total += lanes(&weighted[i * wide + c]) * lanes(&pairs[(i - d) * wide + c]);
+                    lanes(&to_tap[d * wide + c]) += total;
+                }
             }
             for (long i = 0; i < length; i++) {
                 long at = t * step + (first + i) * row, to = t * to_step + (first + i) * to_row;
-                const float *k = key + at, *v = value + at, *b = back.data() + i * n;
-                float *to_k = to_key + to, *to_v = to_value + to;
+                const float *k = key + at, *v = value + at, *g = gradient + (t * rows + first + i) * n;
+                const float *b = &back[i * wide], *s = &sum[i * wide];
+                float *to_k = to_key + to, *to_v = to_value + to, *to_q = to_query + to;
                 CHANNELS {
                     to_k[c] = b[c] * v[c];
                     to_v[c] = b[c] * k[c];
+                    to_q[c] = s[c] * g[c];
                 }
             }
         }
+    for (long d = 0; d < window; d++) std::copy_n(&to_tap[d * wide], n, to_taps + d * n);
 }
 
 }  // extern "C"

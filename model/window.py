@@ -72,7 +72,7 @@ class _GatedSum(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         key, value, query, by_distance, age = ctx.saved_tensors
         steps, rows, d = key.shape
-        gradient, to_taps = gradients[0].contiguous(), torch.zeros_like(by_distance)
+        gradient, to_taps = gradients[0].contiguous(), torch.empty_like(by_distance)
         to = torch.empty(steps, rows, 3 * d).chunk(3, dim=-1)
         kernels.run(
             "window_backward",
@@ -102,11 +102,13 @@ def gated_sum(key: Tensor, value: Tensor, query: Tensor, taps: Tensor, age: Tens
 
 
 def absolute_sum(kv: Tensor, weights: Tensor) -> Tensor:
-    """Sum `acc[i] = sum_j weights[i, j] kv[j]`, the authors' form: one matrix [tokens, tokens] for all channels.
+    """Sum `acc[i] = sum_j weights[group, i, j] kv[j]`, the authors' form, whose taps belong to positions of the window.
 
-    kv [steps, batch, length, d]; the last token sits at the matrix's last row.
+    kv [steps, batch, length, d], weights [groups, positions, positions] for equal shares of the channels; the last
+    token sits at the last position.
     """
     length = kv.shape[2]
-    if length > len(weights):
-        raise ValueError(f"{length} tokens are more than the {len(weights)} positions the network was trained with")
-    return torch.matmul(weights[-length:, -length:], kv)
+    if length > weights.shape[1]:
+        raise ValueError(f"{length} tokens are more than the {weights.shape[1]} positions the network was trained with")
+    shares = kv.unflatten(3, (len(weights), -1))
+    return torch.einsum("gij,tbjgc->tbigc", weights[:, -length:, -length:], shares).flatten(3)
