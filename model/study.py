@@ -133,11 +133,11 @@ def _redraw(options: argparse.Namespace) -> None:
     study = STUDIES[options.names[0]]
     try:
         saved = json.loads(options.redraw.read_text())
-        rows = saved["rows"]
-        if saved["study"] != study.name:
-            raise StudyError(f"{options.redraw} is a result of the study {saved['study']}, not of {study.name}")
-    except (json.JSONDecodeError, KeyError, TypeError):
+        name, rows = saved["study"], saved["rows"]
+    except (ValueError, KeyError, TypeError):
         raise StudyError(f"{options.redraw} is no result of a study; give the file that --json wrote") from None
+    if name != study.name:
+        raise StudyError(f"{options.redraw} is a result of the study {name}, not of {study.name}")
     draw(study, rows, options.png)
     print(table(study, rows))  # noqa: T201
 

@@ -11,6 +11,7 @@ from model.study_runs import Row
 COLOURS = ("#1f6feb", "#d9730d", "#2f9e63", "#b0308c", "#7a5cc7", "#8a6d3b", "#5f6b7a", "#c4342d")
 
 STYLE = {
+    "axes.axisbelow": True,
     "axes.edgecolor": "#c5ccd6",
     "axes.grid": True,
     "axes.labelcolor": "#39424e",

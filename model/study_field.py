@@ -136,8 +136,10 @@ def draw(figure: Figure, rows: list[Row]) -> None:
     for axes, layer in zip(panels, layers, strict=False):
         for number, name in enumerate(order):
             mine = [row["profile"] for row in rows if (row["weights"], row["layer"]) == (name, layer)]
-            style = "-" if number < 2 else ":"
-            axes.plot(100 * np.mean(mine, axis=0), style, color=study_draw.COLOURS[number], marker=".", label=name)
+            style = ("-", "-", ":", "")[number]
+            marker = "." if number < 3 else "o"
+            look = {"color": study_draw.COLOURS[number], "marker": marker, "label": name}
+            axes.plot(100 * np.mean(mine, axis=0), style, **look)
         axes.axhline(100 / length, color="#5f6b7a", linewidth=1, linestyle="--")
         axes.set(title=f"layer {layer}", xlabel="distance (tokens)", yscale="log", ylim=(0.1, 100))
     panels[0].set_ylabel("share of the weight (%); dashed: uniform")

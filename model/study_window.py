@@ -60,6 +60,7 @@ def measure(bench: Bench) -> list[Row]:
                 # a bound, not a measurement: fetches of the linears' rows alone
                 "fetch_cycles": score["active_rows_per_decision"] / geometry.rows_per_cycle,
                 "context": geometry.context,
+                "length": run.config.length,
             }
         )
     return rows
