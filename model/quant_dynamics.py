@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """LRF-Dyn in the integers of the number format, shifts and adds, and still training (docs/numbers.md)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -35,9 +37,15 @@ def from_code(code: Tensor, least: int = 0) -> Tensor:
     return torch.sign(code) * torch.exp2(1 - least - code.abs())
 
 
-def shifted(x: Tensor, power: Tensor) -> Tensor:
-    """Shift right with a sign, `sign(power) * floor(x * |power|)`."""
-    return torch.sign(power) * torch.floor(x * power.abs())
+class Shift:
+    """Right shifts by signed powers of two: x -> `sign(power) * floor(x * |power|)`."""
+
+    def __init__(self, power: Tensor) -> None:
+        self.size, self.sign = power.abs(), torch.sign(power)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Shift."""
+        return torch.floor_(x * self.size).mul_(self.sign)
 
 
 class QuantDendrites(nn.Module):
@@ -104,28 +112,34 @@ class QuantDendrites(nn.Module):
         """
         c = self.coefficients()
         with torch.no_grad():
-            x, reads = inputs.new_zeros(*inputs.shape[:2], self.geometry.dendrites, inputs.shape[3]), []
+            advance, reads = self._advance(c), []
+            x = inputs.new_zeros(*inputs.shape[:2], self.geometry.dendrites, inputs.shape[3])
             for token in inputs.unbind(2):
-                x = self._next(c, token, x)
-                reads.append(self._read(c, x))
+                read, x = advance(token, x)
+                reads.append(read)
             result = torch.stack(reads, 2)
         return straight_through(result, convolve(inputs, c)) if torch.is_grad_enabled() else result
 
     def advance(self, inputs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """Take one token's input [steps, batch, d], x [steps, batch, k, d]; return the read-out and the next x."""
-        c = self.coefficients()
-        x = self._next(c, inputs, x)
-        return self._read(c, x), x
+        return self._advance(self.coefficients())(inputs, x)
 
-    def _next(self, c: Coefficients, inputs: Tensor, x: Tensor) -> Tensor:
-        after = x - torch.floor(x * (1 - c.decay).t()) + c.drive.t() * inputs[:, :, None]
-        after[:, :, :-1] += shifted(x[:, :, 1:], c.upper.t())
-        after[:, :, 1:] += shifted(x[:, :, :-1], c.lower.t())
-        return torch.clamp(after, *limits(self.geometry.dendrite_bits))
+    def _advance(self, c: Coefficients) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        leak, upper, lower, readout = (
+            Shift(power.detach().t().contiguous()) for power in (1 - c.decay, c.upper, c.lower, c.readout)
+        )
+        drive, (low, high) = c.drive.detach().t().contiguous(), limits(self.geometry.dendrite_bits)
 
-    @staticmethod
-    def _read(c: Coefficients, x: Tensor) -> Tensor:
-        return shifted(x, c.readout.t()).sum(2)
+        def advance(inputs: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+            after = drive * inputs[:, :, None]
+            after += x
+            after -= leak(x)
+            after[:, :, :-1] += upper(x[:, :, 1:])
+            after[:, :, 1:] += lower(x[:, :, :-1])
+            after.clamp_(low, high)
+            return readout(after).sum(2), after
+
+        return advance
 
 
 class QuantLocal(Quantised):
