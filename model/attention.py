@@ -73,7 +73,7 @@ class Attention(nn.Module):
 class PSSA(Attention):
     """Positional spiking self-attention: `q AND sum_d taps[d] (k AND v)[n-d]` (DSFormer, with P by distance).
 
-    taps : () -> weights [d, window], or [positions, positions] if they are absolute; holds the `threshold`.
+    taps : () -> weights [d, window], or [groups, positions, positions] if they are absolute; holds the `threshold`.
     State: the past `k AND v` spikes of the window, oldest first, [steps, batch, window - 1, d].
     """
 

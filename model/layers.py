@@ -32,7 +32,8 @@ class Structure:
     """Choices about the network that the geometry leaves open; each goes with some attentions (`FITS`).
 
     position : "relative" taps by distance (streams), or "absolute", the authors' matrix over window positions.
-    taps : relative taps per "channel", per "head", "shared" by all, or "or": no weights, an OR over the window.
+    taps : weights per "channel", per "head", "shared" by all, or "or": no weights, an OR over the window. The authors'
+    are absolute and shared.
     heads : how many heads share taps where taps is "head".
     tap_init : taps start uniform in tap_floor..tap_init. At 1, the authors' constant, they get no gradient at this
     threshold.
@@ -122,18 +123,18 @@ class Taps(nn.Module):
 
     def __init__(self, geometry: Geometry, structure: Structure) -> None:
         super().__init__()
-        d, s = geometry.d_model, geometry.window
+        d, s, n = geometry.d_model, geometry.window, structure.positions
+        if structure.taps == "head" and d % structure.heads:
+            raise ValueError(f"d_model {d} cannot be shared among {structure.heads} heads; choose a divisor")
+        groups = {"channel": d, "head": structure.heads}.get(structure.taps, 1)
         if structure.position == "absolute":
-            n = structure.positions
-            shape = (n, n)
+            shape: tuple[int, ...] = (groups, n, n)
             distance = torch.arange(n)[:, None] - torch.arange(n)[None]
             self.register_buffer("live", ((distance >= 0) & (distance < s)).float())
         else:
-            if structure.taps == "head" and d % structure.heads:
-                raise ValueError(f"d_model {d} cannot be shared among {structure.heads} heads; choose a divisor")
-            shape = ({"channel": d, "head": structure.heads}.get(structure.taps, 1), s)
+            shape = (groups, s)
             self.register_buffer("live", None)
-        self.copies = d // shape[0]
+        self.copies = d // groups
         self.threshold: Tensor
         self.register_buffer("threshold", torch.full((d,), THRESHOLD))
         if structure.taps == "or":
@@ -144,7 +145,7 @@ class Taps(nn.Module):
             self.weight = nn.Parameter(low + torch.rand(shape) * (high - low))
 
     def forward(self) -> Tensor:
-        """Return the weights [d, window], or [positions, positions] if they are absolute."""
+        """Return the weights [d, window], or [groups, positions, positions] if they are absolute."""
         if self.live is not None:
             return self.weight * self.live
         return self.weight.repeat_interleave(self.copies, dim=0)

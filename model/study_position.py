@@ -29,8 +29,8 @@ VARIANTS: dict[str, Row] = {
     "relative, channel, P = 1, no decay": AUTHORS,
     "relative, head": {"taps": "head"},
     "relative, shared": {"taps": "shared"},
-    "absolute": {"position": "absolute"},
-    "absolute, P = 1 (authors)": AUTHORS | {"position": "absolute"},
+    "absolute": {"position": "absolute", "taps": "shared"},
+    "absolute, P = 1 (authors)": AUTHORS | {"position": "absolute", "taps": "shared"},
     "OR gate": {"taps": "or"},
 }
 """Label -> changed fields of `Structure`; P starts in 0..0.6 unless said.
@@ -57,7 +57,7 @@ def live_taps(network: Network) -> torch.Tensor:
     for attention in attentions(network):
         taps = attention.taps
         weight = taps.weight.detach()
-        parts.append(weight.flatten() if taps.live is None else weight[taps.live.bool()])
+        parts.append(weight.flatten() if taps.live is None else weight[:, taps.live.bool()].flatten())
     return torch.cat(parts)
 
 

@@ -14,7 +14,7 @@ from model.layers import Structure, float_network
 from model.network import Network, Record
 from model.norm import PTBN, set_mixing
 from model.random_policy import random_policy, random_tokens
-from model.window import relative_sum
+from model.window import absolute_sum, relative_sum
 
 FORMS = {
     **{f"pssa-{taps}": (TINY, Structure(taps=taps)) for taps in ("channel", "head", "shared", "or")},
@@ -219,12 +219,18 @@ def test_or_gate_fires_where_any_token_in_the_window_matches() -> None:
         assert 0 < o.mean() < 0.9
 
 
-def test_absolute_positions_are_the_authors_matrix() -> None:
-    network = copy.deepcopy(_lively(TINY, Structure(position="absolute", taps="shared", positions=12)))
+@pytest.mark.parametrize(("taps", "groups"), [("shared", 1), ("head", 8), ("channel", 16)])
+def test_absolute_positions_are_the_authors_matrix(taps: str, groups: int) -> None:
+    network = copy.deepcopy(_lively(TINY, Structure(position="absolute", taps=taps, positions=12)))
     weights = network.blocks[0].attention.taps()
-    assert weights.shape == (12, 12)
+    assert weights.shape == (groups, 12, 12)
     # a token sees itself and the three before it
-    assert int((weights != 0).sum()) == 12 + 11 + 10 + 9
+    assert int((weights != 0).sum()) == groups * (12 + 11 + 10 + 9)
+    kv = torch.randn(4, 2, 9, 16)
+    result = absolute_sum(kv, weights)
+    for channel in range(16):
+        matrix = weights[channel * groups // 16, 3:, 3:]
+        torch.testing.assert_close(result[..., channel], kv[..., channel] @ matrix.t())
     assert network(torch.randn(2, 12, 15)).std() > 0
     with pytest.raises(ValueError, match="cannot stream"):
         network.stream()
