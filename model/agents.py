@@ -63,6 +63,7 @@ def _network(file: Path, environment: "gymnasium.Env[Any, Any]") -> Act:
 
 
 def _stable_baselines(file: Path, environment: "gymnasium.Env[Any, Any]", seed: int) -> Act:
+    import torch
     from stable_baselines3.common.save_util import load_from_zip_file
     from stable_baselines3.common.utils import set_random_seed
 
@@ -95,6 +96,7 @@ def _stable_baselines(file: Path, environment: "gymnasium.Env[Any, Any]", seed: 
             raise DataError(
                 f"{file} is no Stable-Baselines3 agent for this environment: {' '.join(str(error).split())[:200]}"
             ) from None
+    torch.set_num_threads(1)  # one observation at a time is too little to share
     policy.set_training_mode(False)
     set_random_seed(seed)
     return lambda observation, sample: policy.predict(normalise(observation), deterministic=not sample)[0]
@@ -162,6 +164,7 @@ ALGORITHMS = ("PPO", "DQN", "SAC", "TD3")
 def train(environment: str, out: Path, algorithm: str | None, steps: int | None, seed: int, progress: bool) -> str:
     """Train an agent on its own interaction and save it; return what was run. Raises `DataError`."""
     import stable_baselines3
+    import torch
     from stable_baselines3.common.env_util import make_vec_env
 
     usual, usual_steps, count, options = RECIPES.get(environment, ("PPO", 100_000, 1, {}))
@@ -169,6 +172,7 @@ def train(environment: str, out: Path, algorithm: str | None, steps: int | None,
     if chosen != usual:
         count, options = 1, {}
     steps = steps or usual_steps
+    torch.set_num_threads(1)
     make(environment).close()
     environments = make_vec_env(lambda: make(environment), n_envs=count, seed=seed)
     try:
