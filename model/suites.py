@@ -78,12 +78,13 @@ SUITES["classic"] = dataclasses.replace(
 
 def configuration(task: Task, method: Method, budget: Budget, episodes: Episodes, seed: int) -> TrainConfig:
     """Return the training run of a task and method. Raises `ConfigError`, `GeometryError`."""
+    windowed = method.attention != "lrf-dyn"  # it has dendrites in its place
     geometry = Geometry(
         observation_size=episodes.observations.shape[1],
         action_size=episodes.actions.shape[1],
         d_model=budget.d_model,
         layers=budget.layers,
-        window=budget.window,
+        **({"window": budget.window} if windowed else {}),
         group=min(16, budget.d_model),
         attention=method.attention,
     )
