@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from model.geometry import ATTENTIONS, HOPPER_Z2, ODD, PRESETS, TINY, Geometry, 
 from model.layers import Structure, attention
 
 torch.set_num_threads(1)
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_geometries_without_dendrites_are_identified_as_before_there_were_any() -> None:
@@ -119,6 +122,11 @@ def test_state_table_is_printed_and_written(tmp_path, capsys) -> None:
     assert bits["lrf-ssa, S 8: ours"] == 17 * 512
     assert bits["lrf-dyn: ours"] == 8 * 16 * 512 + 10 * 512
     assert all(f"{number:,}" in text for number in bits.values())
+
+
+def test_documentation_shows_the_table_that_is_printed(capsys) -> None:
+    assert state.main([]) == 0
+    assert capsys.readouterr().out.strip() in (ROOT / "docs" / "attention.md").read_text()
 
 
 @pytest.mark.parametrize(
