@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,15 +24,11 @@ import torch
 from matplotlib.figure import Figure
 
 from model import study_bits, study_entropy, study_field, study_norms, study_position, study_streaming, study_window
-from model.checkpoint import CheckpointError
-from model.config import ConfigError
-from model.data import DataError
-from model.export import ExportError
-from model.geometry import PRESETS, GeometryError, preset
+from model.cells import SENTENCES, commit, versions
+from model.geometry import PRESETS, preset
 from model.study_draw import STYLE
 from model.study_runs import Bench, Budget, Row, Study, summed_up, write
 from model.tasks import find
-from model.train import TrainError, versions
 
 STUDIES: dict[str, Study] = {
     study.name: study
@@ -53,16 +48,6 @@ STUDIES: dict[str, Study] = {
 
 class StudyError(ValueError):
     """A study that cannot be run or drawn; the message says why."""
-
-
-def commit() -> str:
-    """Return the commit this runs from, marked when files differ from it; "unknown" outside a repository."""
-    call = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        done = subprocess.run(call, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return done.stdout.strip() or "unknown"
 
 
 def result(study: Study, bench: Bench, rows: list[Row]) -> dict[str, Any]:
@@ -202,16 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write(path, json.dumps(result(study, bench, rows)) + "\n")
             if options.png:
                 draw(study, rows, options.png if len(chosen) == 1 else options.png / f"{name}.png")
-    except (
-        ConfigError,
-        CheckpointError,
-        DataError,
-        ExportError,
-        GeometryError,
-        StudyError,
-        TrainError,
-        OSError,
-    ) as error:
+    except (*SENTENCES, StudyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
