@@ -44,10 +44,12 @@ def _network(file: Path, environment: "gymnasium.Env[Any, Any]") -> Act:
     """Read a tanh network: weight_0 [out, in], bias_0, ..., with in_shift, in_scale, out_shift, out_scale."""
     with np.load(file, allow_pickle=False) as stored:
         arrays = {name: stored[name].astype(np.float64) for name in stored}
-    layers = [(arrays[f"weight_{n}"], arrays[f"bias_{n}"]) for n in range(len(arrays)) if f"weight_{n}" in arrays]
-    needed = {"in_shift", "in_scale", "out_shift", "out_scale"}
-    if not layers or not needed <= set(arrays):
-        raise DataError(f"{file} is no tanh network: it needs weight_0, bias_0, ... and {', '.join(sorted(needed))}")
+    depth = sum(name.startswith("weight_") for name in arrays)
+    needed = ["in_shift", "in_scale", "out_shift", "out_scale"]
+    needed += [f"{part}_{n}" for n in range(max(1, depth)) for part in ("weight", "bias")]
+    if missing := [name for name in needed if name not in arrays]:
+        raise DataError(f"{file} is no tanh network: it lacks {', '.join(missing)}")
+    layers = [(arrays[f"weight_{n}"], arrays[f"bias_{n}"]) for n in range(depth)]
     _same_size(file, environment, layers[0][0].shape[1], layers[-1][0].shape[0])
     space: Any = environment.action_space
 

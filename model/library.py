@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 
 def refuse_existing(dataset: str) -> None:
-    """Raise `DataError` if a data set of that name is there."""
+    """Raise `DataError` if a data set of that name is there, or Minari would not take the name."""
+    from minari.dataset.minari_dataset import parse_dataset_id
+
+    try:
+        parse_dataset_id(dataset)
+    except (ValueError, TypeError):  # the latter without a version
+        raise DataError(f"{dataset!r} is no Minari id; one looks like hopper/medium-v0") from None
     if (local_root() / dataset).exists():
         raise DataError(f"there is already a data set {dataset} in {local_root()}; delete it or choose another id")
 
