@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: MIT
 """Data: through Minari and back, tokens, windows, and what is said when something is missing."""
 
+import dataclasses
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import gymnasium
+import minari
 import numpy as np
 import pytest
+from gymnasium.spaces import Box, Dict, Discrete
+from minari.data_collector import EpisodeBuffer
 
 from model import collect, data
 from model.data import DataError, Episodes, Normaliser
@@ -142,3 +149,130 @@ def test_scores_follow_the_references() -> None:
     assert data.normalised_score("Hopper-v5", 3234.3) == pytest.approx(100)
     assert data.normalised_score("Hopper-v5", -20.272305) == pytest.approx(0)
     assert data.normalised_score("Reacher-v5", 1.0) is None
+
+
+# Data sets as Minari keeps them, of other kinds
+
+
+class Goal(gymnasium.Env):
+    """Walks along a line to a goal; a choice of three steps."""
+
+    observation_space = Dict({"observation": Box(-9, 9, (2,), np.float64), "goal": Box(-9, 9, (1,), np.float64)})
+    action_space = Discrete(3, start=-1)
+
+    def look(self) -> dict[str, Any]:
+        return {"observation": np.array([self.place, 1.0]), "goal": np.array([5.0])}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.place = 0.0
+        return self.look(), {}
+
+    def step(self, action: int) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        self.place += action
+        return self.look(), float(action), abs(self.place) >= 5, False, {}
+
+
+@pytest.fixture
+def goal() -> Iterator[str]:
+    gymnasium.register("Goal-v0", f"{__name__}:Goal", max_episode_steps=20)
+    yield "Goal-v0"
+    del gymnasium.registry["Goal-v0"]
+
+
+def store(dataset: str, environment: str, lengths: tuple[int, ...], spoil: str = "", **options: Any) -> None:
+    """Make a data set of random steps, the array `spoil` of its last episode with a NaN."""
+    rng = np.random.default_rng(0)
+    spaces = gymnasium.make(environment)
+    parts = spaces.observation_space.spaces if isinstance(spaces.observation_space, Dict) else None
+    buffers = []
+    for number, length in enumerate(lengths):
+        shapes = {None: spaces.observation_space} if parts is None else parts
+        seen = {key: rng.uniform(-1, 1, (length + 1, *space.shape)) for key, space in shapes.items()}
+        discrete = isinstance(spaces.action_space, Discrete)
+        actions = rng.integers(-1, 2, length) if discrete else rng.uniform(-1, 1, (length, 1)).astype(np.float32)
+        rewards = rng.normal(size=length)
+        if number == len(lengths) - 1 and spoil:
+            {"observations": seen[next(iter(shapes))], "actions": actions, "rewards": rewards}[spoil][2] = np.nan
+        buffers.append(
+            EpisodeBuffer(
+                id=number,
+                observations=seen if parts else seen[None],  # type: ignore[arg-type]
+                actions=actions,  # type: ignore[arg-type]
+                rewards=list(rewards),
+                terminations=[False] * length,
+                truncations=[False] * (length - 1) + [True],
+            )
+        )
+    minari.create_dataset_from_buffers(
+        dataset, buffers, **({"env": environment} | options), ref_min_score=0, ref_max_score=1
+    )
+
+
+def test_dictionaries_are_flattened_and_choices_one_hot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: str
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    store("own/goal-v0", goal, (4, 3))
+    loaded = data.load("own/goal-v0")
+    assert loaded.discrete
+    assert (loaded.environment, loaded.observations.shape, loaded.actions.shape) == (goal, (7, 3), (7, 3))
+    stored = minari.load_dataset("own/goal-v0")
+    flat = gymnasium.wrappers.FlattenObservation(gymnasium.make(goal))
+    first = 0
+    for episode in stored:
+        for step, action in enumerate(episode.actions):
+            whole = {key: rows[step] for key, rows in episode.observations.items()}
+            np.testing.assert_allclose(loaded.observations[first], flat.observation(whole), rtol=1e-6)
+            np.testing.assert_array_equal(loaded.actions[first], np.eye(3)[action + 1])
+            first += 1
+
+
+def test_delayed_rewards_all_come_with_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    store("own/swing-v0", "Pendulum-v1", (6, 4))
+    dense, delayed = data.load("own/swing-v0"), data.load("own/swing-v0", delayed=True)
+    np.testing.assert_allclose(delayed.rewards[[5, 9]], dense.returns, rtol=1e-6)
+    assert np.count_nonzero(delayed.rewards) == 2
+    np.testing.assert_array_equal(delayed.observations, dense.observations)
+    # what the network is asked for is then the whole return in every step
+    tokens = data.windows(delayed, np.arange(2), Normaliser.of(delayed, 1.0)).tokens
+    np.testing.assert_allclose(tokens[:, -1], np.repeat(dense.returns, dense.lengths), rtol=1e-5)
+
+
+def test_several_data_sets_are_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goal: str) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    store("own/some-v0", "Pendulum-v1", (6, 4))
+    store("own/more-v0", "Pendulum-v1", (3,))
+    store("own/goal-v0", goal, (3,))
+    some, more, mix = (data.load(name) for name in ("own/some-v0", "own/more-v0", "own/some-v0+own/more-v0"))
+    assert mix.dataset == "own/some-v0+own/more-v0"
+    for name in ("observations", "actions", "rewards", "lengths"):
+        joined = np.concatenate([getattr(some, name), getattr(more, name)])
+        np.testing.assert_array_equal(getattr(mix, name), joined, err_msg=name)
+    assert dataclasses.replace(mix, lengths=some.lengths).digest != mix.digest
+    with pytest.raises(DataError, match="only data sets of one environment can be joined"):
+        data.load("own/some-v0+own/goal-v0")
+
+
+@pytest.mark.parametrize("array", ["observations", "actions", "rewards"])
+def test_a_nan_is_named_with_its_place(array: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    store("own/nan-v0", "Pendulum-v1", (6, 4), spoil=array)
+    with pytest.raises(DataError, match=f"the {array} of episode 1 of own/nan-v0 hold a NaN or an infinity in step 2"):
+        data.load("own/nan-v0")
+
+
+def test_data_without_an_environment_and_damaged_data_are_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    pendulum = gymnasium.make("Pendulum-v1")
+    spaces = {"observation_space": pendulum.observation_space, "action_space": pendulum.action_space}
+    store("own/nowhere-v0", "Pendulum-v1", (4,), env=None, **spaces)
+    with pytest.raises(DataError, match="names no environment"):
+        data.load("own/nowhere-v0")
+    store("own/cut-v0", "Pendulum-v1", (4,))
+    file = tmp_path / "own" / "cut-v0" / "data" / "main_data.hdf5"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"own/cut-v0 in .* is damaged"):
+        data.load("own/cut-v0")

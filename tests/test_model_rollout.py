@@ -19,15 +19,15 @@ NORMALISER = Normaliser(np.array([0.1, 0.2, 0.3]), np.array([1.0, 2.0, 0.5]), 10
 class Scripted:
     """Acts at random and remembers what it was told."""
 
-    def __init__(self) -> None:
-        self.rng, self.tokens, self.actions = np.random.default_rng(0), [], []
+    def __init__(self, size: int = 1) -> None:
+        self.rng, self.tokens, self.actions, self.size = np.random.default_rng(0), [], [], size
 
     def begin(self, batch: int) -> None:
         self.batch = batch
 
     def decide(self, tokens: np.ndarray, live: list[int]) -> np.ndarray:
         self.tokens.append(tokens.copy())
-        self.actions.append(self.rng.uniform(-1.5, 1.5, (self.batch, 1)))
+        self.actions.append(self.rng.uniform(-1.5, 1.5, (self.batch, self.size)))
         return self.actions[-1]
 
 
@@ -47,6 +47,56 @@ def test_tokens_and_actions_of_the_loop() -> None:
         np.testing.assert_allclose(np.array(episode.actions)[:, 0], 2 * actions[:, row, 0], rtol=1e-6)
         assert episode.ends[-1] == (False, True)
     assert not np.array_equal(tokens[:, 0], tokens[:, 1])
+
+
+def test_choices_are_the_largest_scores_and_come_back_one_hot() -> None:
+    brain, normaliser = Scripted(2), Normaliser(np.zeros(4), np.ones(4), 1.0)
+    episodes = rollout.run(brain, "CartPole-v1", normaliser, target_return=50.0, seeds=[3, 4, 5])
+    for row, episode in enumerate(episodes):
+        length = len(episode.rewards)
+        scores = np.array(brain.actions)[:length, row]
+        assert episode.actions == np.argmax(scores, axis=1).tolist()
+        tokens = np.array([step[row] for step in brain.tokens])[:length]
+        np.testing.assert_array_equal(tokens[1:, 4:6], np.eye(2)[episode.actions[:-1]])
+        np.testing.assert_array_equal(tokens[0, 4:6], 0)
+        np.testing.assert_array_equal(tokens[:, 6], 50.0 - np.arange(length))
+        assert episode.ends[-1] == (True, False)
+    assert len({len(episode.rewards) for episode in episodes}) > 1
+
+
+def test_delayed_rewards_leave_the_return_to_go_as_it_was() -> None:
+    brain = Scripted()
+    rollout.run(brain, "Pendulum-v1", NORMALISER, target_return=-7.0, seeds=[3], delayed=True)
+    np.testing.assert_array_equal(np.array(brain.tokens)[:, 0, 4], -0.7)
+
+
+@pytest.mark.parametrize("kind", [StreamBrain, lambda network: RecomputeBrain(network, TINY.context)])
+def test_episodes_do_not_depend_on_those_beside_them(kind) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    network = float_network(TINY, 4 + 2 + 1, 2, Structure())
+    for _ in range(30):
+        network(torch.randn(32, 12, 7))
+    usual = network.eval()(torch.randn(256, 3, 7)).mean((0, 1)).detach().double().numpy()
+    normaliser = Normaliser(np.zeros(4), np.full(4, 0.02), 300.0)
+
+    def fly(seeds: list[int]) -> list[rollout.Episode]:
+        # without its mean this untrained network prefers neither choice
+        return rollout.run(kind(network), "CartPole-v1", normaliser, 300.0, seeds, lambda scores: scores - usual)
+
+    together, alone = fly([0, 1, 2, 3]), [fly([seed])[0] for seed in range(4)]
+    assert [episode.actions for episode in together] == [episode.actions for episode in alone]
+    assert len({len(episode.rewards) for episode in together}) > 2
+    assert {choice for episode in together for choice in episode.actions} == {0, 1}
+
+
+def test_the_kind_and_number_of_actions_are_checked() -> None:
+    normaliser = Normaliser(np.zeros(4), np.ones(4), 1.0)
+    with pytest.raises(DataError, match="takes discrete actions, the policy was made for continuous ones"):
+        rollout.run(Scripted(2), "CartPole-v1", normaliser, 0.0, [0], discrete=False)
+    with pytest.raises(DataError, match="takes continuous actions, the policy was made for discrete ones"):
+        rollout.run(Scripted(1), "Pendulum-v1", NORMALISER, 0.0, [0], discrete=True)
+    with pytest.raises(DataError, match="takes 2 actions, the policy gives 3"):
+        rollout.run(Scripted(3), "CartPole-v1", normaliser, 0.0, [0])
 
 
 def test_recomputing_equals_streaming_in_the_loop() -> None:
