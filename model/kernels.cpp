@@ -2,8 +2,8 @@
 // What the network does between its matrix products, for model/kernels.py. Plain loops whose inner one runs over
 // channels, so that the compiler vectorises them without being allowed to reorder a sum.
 //
-// Arrays are [steps][rows][channels] of float unless said. A step of `u`, `shortcut`, `key`, `value` and `query` may lie
-// anywhere (stride 0: all steps are one); a row of key, value and query too.
+// Arrays are [steps][rows][channels] of float unless said. The steps of neurons' currents, of shortcuts and of spikes
+// may lie anywhere (stride 0: all steps are one); so may the rows of keys, values and queries.
 
 #include <algorithm>
 #include <cmath>
@@ -21,8 +21,7 @@
 
 namespace {
 
-// Channels of a row at a time where all its steps are needed at once. Rows are powers of two apart, and a processor takes
-// addresses that agree in their last 12 bits for the same: what was stored a moment ago is better kept close together.
+// Channels of a row at a time where all its steps are needed at once: few enough to stay in the nearest cache.
 constexpr long CHUNK = 64;
 
 // A few channels at once where sums are to stay in a register.
@@ -30,12 +29,12 @@ constexpr long LANES = 16;
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float)), aligned(sizeof(float)), may_alias));
 inline Lanes& lanes(float* x) { return *reinterpret_cast<Lanes*>(x); }
 
-struct Norm {  // y = gain * u + offset, u centred on mean
-    std::vector<float> mean, inverse, gain, offset;
+struct Norm {  // y = gain * u + offset
+    std::vector<float> inverse, gain, offset;
 };
 
 Norm norm_of(const float* mean, const float* variance, const float* weight, const float* bias, float epsilon, long n) {
-    Norm norm{std::vector<float>(mean, mean + n), std::vector<float>(n), std::vector<float>(n), std::vector<float>(n)};
+    Norm norm{std::vector<float>(n), std::vector<float>(n), std::vector<float>(n)};
     CHANNELS {
         norm.inverse[c] = float(1.0 / std::sqrt(double(variance[c]) + epsilon));
         norm.gain[c] = norm.inverse[c] * weight[c];
@@ -63,7 +62,7 @@ struct Surrogate {  // the rectangle's half width and height per channel
     }
 };
 
-// Ask for what the row after next needs: the steps of a row depend on each other, too long for the processor to look past.
+// Ask for what the row after next needs: the steps of a row depend on each other, too long for a processor to look past.
 inline void ahead(const float* x, long n) {
     for (long c = 0; c < n; c += 16) __builtin_prefetch(x + c);
 }
@@ -281,7 +280,7 @@ void norm_backward(const float* u, const float* mean, const float* variance, con
     std::vector<double> sum(channels), product(channels);
     const long apart = rows * channels;
 
-    // The gradient of the norm's result in some channels of a row, and how far its steps are apart. It is computed twice
+    // The gradient of the norm's result in some channels of a row, and how far apart its steps are. It is computed twice
     // rather than kept: memory is slower than that.
     auto before_neurons = [&](long at, long first, long n) -> std::pair<const float*, long> {
         if (!threshold) return {gradient + at, apart};
@@ -353,7 +352,8 @@ void window_forward(const float* key, const float* value, const float* query, lo
     std::vector<float> ring(window * n);
     for (long t = 0; t < steps; t++)
         for (long r = 0; r < rows; r++) {
-            const float *k = key + t * step + r * row, *v = value + t * step + r * row, *q = query + t * step + r * row;
+            const long at = t * step + r * row;
+            const float *k = key + at, *v = value + at, *q = query + at;
             float *newest = ring.data() + (age[r] % window) * n, *out = current + (t * rows + r) * n;
             CHANNELS {
                 newest[c] = k[c] * v[c];
