@@ -35,7 +35,7 @@ def has_level(values: Tensor, level: int) -> bool:
     if level == SPIKE:
         return bool(((values == 0) | (values == 1)).all())
     if level >= REAL or not values.is_floating_point():
-        return True
+        return level >= REAL or not values.is_complex()
     scaled = values.double() * 2.0**level
     return bool((scaled == torch.floor(scaled)).all())
 
@@ -47,6 +47,8 @@ def level_of(values: Tensor) -> int:
 
 def shift_of(values: Tensor) -> int | None:
     """Return k where every value is 0 or a signed power of two, the smallest 2**-k; None where they are not."""
+    if values.is_complex():
+        return None
     mantissa, exponent = torch.frexp(values.double())
     used = mantissa != 0
     if bool((mantissa[used].abs() != 0.5).any()):
@@ -103,8 +105,11 @@ class Call:
 
 @dataclass
 class Verdict:
-    """What a rule says: the kind of work, the result's level, how many elementary operations and how many of them have
-    their spike (`real`), the widths of two factors that are multiplied, what is wrong if anything is.
+    """What a rule says.
+
+    dense : elementary operations; real : those of them whose spike is there, None for all. bits : widths of two factors
+    that are multiplied. complaint : what is wrong, if anything. selector : the spikes that select, each `fan_out`
+    times. inputs, weights, outputs : elements that a product reads, of data and of constants, and that it makes.
     """
 
     kind: str
@@ -113,6 +118,20 @@ class Verdict:
     real: int | None = None
     bits: tuple[int, int] = (0, 0)
     complaint: str = ""
+    selector: Tensor | None = None
+    fan_out: int = 1
+    inputs: int = 0
+    weights: int = 0
+    outputs: int = 0
+
+
+def _sized(verdict: Verdict, a: Operand, b: Operand, output: Tensor) -> Verdict:
+    for operand in (a, b):
+        size = operand.values.numel()
+        verdict.inputs += size if operand.data else 0
+        verdict.weights += 0 if operand.data else size
+    verdict.outputs = output.numel()
+    return verdict
 
 
 def _number(level: int) -> int:
@@ -137,7 +156,8 @@ def _product(a: Operand, b: Operand, output: Tensor) -> Verdict:
                 return Verdict(AND, SPIKE, dense)
             if other.data:
                 return Verdict(GATE, other.level, dense, ones)
-            return Verdict(SELECT, other.level, dense, ones)
+            selected = Verdict(SELECT, other.level, dense, ones, selector=one.values.expand(output.shape).bool())
+            return _sized(selected, a, b, output)
     level = min(REAL, _number(a.level) + _number(b.level))
     for one, other in ((a, b), (b, a)):
         shift = None if one.data else shift_of(one.values)
@@ -211,12 +231,14 @@ def _matrix(a: Operand, b: Operand, output: Tensor) -> Verdict:
         return Verdict(SELECT, 0, dense, int((a.values.double() @ b.values.double()).sum()))
     for one, other, fan_out in ((a, b, output.shape[-1]), (b, a, output.shape[-2] if output.dim() > 1 else 1)):
         if one.spikes and one.data:
-            return Verdict(SELECT, _number(other.level), dense, int(one.values.count_nonzero()) * fan_out)
+            ones = int(one.values.count_nonzero()) * fan_out
+            selected = Verdict(SELECT, _number(other.level), dense, ones, selector=one.values.bool(), fan_out=fan_out)
+            return _sized(selected, a, b, output)
         if not one.data and one.level < REAL and (shift := shift_of(one.values)) is not None:
             used = int(one.values.count_nonzero()) * fan_out
             level = REAL if other.level >= REAL else _number(other.level + shift)
             return Verdict(ADD if one.spikes else SHIFT, level, dense, used)
-    return Verdict(MULTIPLY, level, dense, bits=(a.bits, b.bits))
+    return _sized(Verdict(MULTIPLY, level, dense, bits=(a.bits, b.bits)), a, b, output)
 
 
 def _mm(call: Call) -> Verdict:
@@ -289,7 +311,9 @@ def _attention(call: Call) -> Verdict:
     """PyTorch's fused attention: query, key, value [.., tokens, width]; two matrix products and a softmax."""
     query, key = call.operands[:2]
     dense = 2 * query.values.numel() * key.values.shape[-2]
-    return Verdict(MULTIPLY, REAL, dense, bits=(32, 32), complaint="is softmax attention on real numbers")
+    product = Verdict(MULTIPLY, REAL, dense, bits=(32, 32), outputs=call.output.numel())
+    product.inputs = sum(operand.values.numel() for operand in call.operands[:3])
+    return product
 
 
 Rule = Callable[[Call], Verdict]

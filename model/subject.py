@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A policy artifact or a checkpoint as something to look into: its network, and real tokens for it to read."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,9 @@ from model.fold import from_policy
 from model.geometry import Geometry
 from model.observer import Observer, Operation
 from model.operations import REAL
+
+# several subjects of one table were trained on the same data
+_episodes = functools.lru_cache(maxsize=1)(data.load)
 
 
 @dataclass
@@ -92,7 +96,7 @@ class Subject:
         `seed`. Raises `DataError` where neither is possible.
         """
         if self.dataset and all((data.local_root() / part / "data").is_dir() for part in self.dataset.split("+")):
-            episodes = data.load(self.dataset, self.delayed)
+            episodes = _episodes(self.dataset, self.delayed)
             long = np.flatnonzero(episodes.lengths >= count)
             if not len(long):
                 most = int(episodes.lengths.max())
