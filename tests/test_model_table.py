@@ -89,6 +89,7 @@ def test_a_table_is_filled_by_the_command_and_a_failing_cell_fails_alone(
     assert printed == (tmp_path / "table.md").read_text()
     assert "failed: cartpole-mixed, bc, seed 0: " in errors
     assert "checkpoint.pt is no usable checkpoint" in errors
+    assert "Traceback" in (bc.folder(out) / "failure.txt").read_text()
     document = json.loads((tmp_path / "table.json").read_text())
     found = {task["name"]: task for task in document["tasks"]}
     assert "there is no data set pendulum/mixed-v0" in found["pendulum-mixed"]["absent"]
