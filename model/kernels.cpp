@@ -62,7 +62,7 @@ struct Surrogate {  // the rectangle's half width and height per channel
     }
 };
 
-// Ask for what the row after next needs: the steps of a row depend on each other, too long for a processor to look past.
+// Fetch what the row after next needs: the steps of a row depend on each other: too long for a processor to look past.
 inline void ahead(const float* x, long n) {
     for (long c = 0; c < n; c += 16) __builtin_prefetch(x + c);
 }
@@ -280,7 +280,7 @@ void norm_backward(const float* u, const float* mean, const float* variance, con
     std::vector<double> sum(channels), product(channels);
     const long apart = rows * channels;
 
-    // The gradient of the norm's result in some channels of a row, and how far apart its steps are. It is computed twice
+    // The gradient of the norm's result in some channels of a row, and the distance of its steps. It is computed twice
     // rather than kept: memory is slower than that.
     auto before_neurons = [&](long at, long first, long n) -> std::pair<const float*, long> {
         if (!threshold) return {gradient + at, apart};
