@@ -300,7 +300,7 @@ def test_norms_learn_and_are_compared_within_a_seed(bench: Bench):
 
 
 def test_curve_is_the_last_phase_and_a_repeated_update_counts_once(bench: Bench, tmp_path: Path):
-    lines = ["phase,step,loss,validation_loss", "float,100,9,9", "quant,100,3,4", "quant,200,2,3", "quant,100,3,5"]
+    lines = ["phase,step,loss,validation_loss", "float,300,9,9", "quant,100,3,4", "quant,200,2,3", "quant,100,3,5"]
     (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
     run = Run(bench.budget.config(0, quant_steps=200), tmp_path)
     assert run.curve() == [(100, 3.0, 5.0), (200, 2.0, 3.0)]
