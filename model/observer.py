@@ -235,11 +235,23 @@ class Observer(TorchDispatchMode):
             return result  # a view of what is known
         for tensor in fresh:
             self._keep(tensor, level, source)
+        if name == "cat" and source != CONSTANT:
+            self._join(call, outputs[0], source)
         for tensor in written:
             key = tensor.untyped_storage()._cdata
             if key in self._shadows:
                 self._shadows[key].write(tensor, level, source)
         return result
+
+    def _join(self, call: Call, result: Tensor, source: int) -> None:
+        """Give each part of a concatenation its own level."""
+        dimension = call.arguments[1].values.item() if len(call.arguments) > 1 else 0
+        shadow, start = self._shadows[result.untyped_storage()._cdata], 0
+        for part in call.operands:
+            size = part.values.shape[dimension]
+            if part.values.numel():
+                shadow.write(result.narrow(dimension, start, size), part.level, source)
+            start += size
 
     def _read(self, value: Any, copy: bool) -> Any:
         if isinstance(value, list | tuple):

@@ -56,6 +56,16 @@ def wrongs(result: Audit) -> dict[str, list[str]]:
     return {f"{row.layer} {row.kind}": row.wrong for row in result.rows if row.wrong}
 
 
+@pytest.mark.parametrize("attention", ["sssa", "tssa", "lrf-dyn"])
+def test_every_attention_with_an_integer_form_holds(attention: str) -> None:
+    into = subject(TINY.with_attention(attention))
+    assert into.policy is not None
+    tokens = torch.from_numpy(random_tokens(into.policy, 7, 2))
+    seen = into.observe(tokens, True)
+    assert wrongs(audit.audit(seen, into.geometry)) == {}
+    assert audit.equals_golden(into, tokens, seen.actions)
+
+
 @pytest.mark.parametrize("geometry", [TINY, ODD], ids=["tiny", "odd"])
 def test_a_deployed_network_multiplies_in_embedding_and_head_alone(geometry: Geometry) -> None:
     result = look(subject(geometry))
