@@ -89,6 +89,29 @@ def test_episodes_do_not_depend_on_those_beside_them(kind) -> None:  # type: ign
     assert {choice for episode in together for choice in episode.actions} == {0, 1}
 
 
+@pytest.mark.parametrize("kind", [StreamBrain, lambda network: RecomputeBrain(network, TINY.context)])
+def test_an_episode_keeps_its_own_past_when_others_end(kind) -> None:  # type: ignore[no-untyped-def]
+    torch.manual_seed(0)
+    network = float_network(TINY, 7, 2, Structure())
+    for _ in range(30):
+        network(torch.randn(32, 12, 7))
+    tokens = np.random.default_rng(0).normal(size=(12, 4, 7)).astype(np.float32).astype(np.float64)
+    together = kind(network)
+    together.begin(4)
+    alone = [kind(network) for _ in range(4)]
+    for brain in alone:
+        brain.begin(1)
+    for step, batch in enumerate(tokens):
+        live = [row for row in range(4) if step < (12, 3, 9, 6)[row]]
+        actions = together.decide(batch, live)
+        for row in live:
+            np.testing.assert_allclose(actions[row], alone[row].decide(batch[row : row + 1], [0])[0], atol=1e-6)
+        assert not actions[[row for row in range(4) if row not in live]].any()
+    fresh = kind(network)
+    fresh.begin(1)
+    assert np.abs(fresh.decide(tokens[-1, :1], [0])[0] - actions[0]).max() > 1e-4  # the past matters
+
+
 def test_the_kind_and_number_of_actions_are_checked() -> None:
     normaliser = Normaliser(np.zeros(4), np.ones(4), 1.0)
     with pytest.raises(DataError, match="takes discrete actions, the policy was made for continuous ones"):
