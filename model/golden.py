@@ -6,6 +6,7 @@ Arrays are [steps, ..., channels]; between the two may stand an axis of episodes
 The circuit and the PyTorch evaluation mode are separate readings of the same number format; neither imports this file.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +128,11 @@ class GoldenNetwork:
             kind(self.geometry, {n.removeprefix(at): t for n, t in self._tensors.items() if n.startswith(at)})
             for at in own
         ]
+
+    def keep(self, episodes: Sequence[int]) -> None:
+        """Go on with these of the episodes side by side, an index each; there was a token already."""
+        for attention in self.attention:
+            attention.keep(episodes)
 
     def ring(self, layer: int) -> Bits:
         """Return the `k AND v` spikes in a layer's PSSA window, newest first [tokens, steps, ..., channels]."""

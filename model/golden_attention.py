@@ -4,7 +4,7 @@
 Spikes are [steps, ..., channels]; between the two may stand an axis of episodes that run side by side.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -83,6 +83,9 @@ class Attention(Protocol):
         Returns the current of the neurons behind, same shape, and how many numbers were clipped.
         """
 
+    def keep(self, episodes: Sequence[int]) -> None:
+        """Go on with these of the episodes side by side."""
+
 
 class Window:
     """PSSA. `ring` : the `k AND v` spikes of the window's tokens, newest first [tokens, steps, ..., channels]."""
@@ -96,6 +99,10 @@ class Window:
         assert query is not None
         self.ring = _push(self.ring, key & value, self._window)
         return query * window_sum(self.ring, self._taps), 0
+
+    def keep(self, episodes: Sequence[int]) -> None:
+        """Keep."""
+        self.ring = self.ring[:, :, episodes]
 
 
 class Match:
@@ -111,6 +118,10 @@ class Match:
         assert query is not None
         self.keys, self.values = _push(self.keys, key, self._window), _push(self.values, value, self._window)
         return match_sum(overlap(query, self.keys, self._joint), self.values), 0
+
+    def keep(self, episodes: Sequence[int]) -> None:
+        """Keep."""
+        self.keys, self.values = self.keys[:, :, episodes], self.values[:, :, episodes]
 
 
 class Dynamics:
@@ -133,6 +144,10 @@ class Dynamics:
             window_sum(local, self._p["local"]) << g.local_shift
         )
         return (current if query is None else query * current), clipped
+
+    def keep(self, episodes: Sequence[int]) -> None:
+        """Keep."""
+        self.x, self.values = self.x[:, episodes], self.values[:, :, episodes]
 
 
 def _push(ring: Bits, newest: Bits, length: int) -> Bits:

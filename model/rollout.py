@@ -64,8 +64,9 @@ class StreamBrain:
         return _spread(actions, self.rows, len(tokens))
 
     def _inputs(self) -> dict[str, str]:
-        sources = {"key": "entry", "value": "entry", "query": "entry", "proj": "window", "fc1": "mlp", "fc2": "fc1"}
-        layers = range(self.network.geometry.layers)
+        g = self.network.geometry
+        sources = dict.fromkeys(g.projections, "entry") | {"proj": "window", "fc1": "mlp", "fc2": "fc1"}
+        layers = range(g.layers)
         return {f"layer{n}.{name}": f"layer{n}.{source}" for n in layers for name, source in sources.items()}
 
 
@@ -95,23 +96,27 @@ def _spread(actions: torch.Tensor, rows: list[int], batch: int) -> Floats:
 
 
 class GoldenBrain:
-    """An artifact on the golden network."""
+    """An artifact on the golden network, all episodes at once."""
 
     def __init__(self, policy: Policy, effort: Effort | None = None) -> None:
         self.policy, self.effort = policy, effort
 
     def begin(self, batch: int) -> None:
         """Start `batch` episodes."""
-        self.networks = [GoldenNetwork(self.policy) for _ in range(batch)]
+        self.network = GoldenNetwork(self.policy)
+        self.rows = list(range(batch))
 
     def decide(self, tokens: Floats, live: Sequence[int]) -> Floats:
         """Return actions [batch, actions] for normalised tokens [batch, inputs]; episodes not in `live` are over."""
+        if len(live) < len(self.rows):
+            self.network.keep([self.rows.index(row) for row in live])
+            self.rows = list(live)
+        trace = self.network.decide(quantise_token(self.policy, tokens[self.rows]))
+        if self.effort is not None:
+            for row in range(len(self.rows)):
+                self.effort.add(self.policy.geometry, {name: rows[row] for name, rows in trace.active_rows.items()})
         actions = np.zeros((len(tokens), self.policy.action_size))
-        for row in live:
-            trace = self.networks[row].decide(quantise_token(self.policy, tokens[row]))
-            actions[row] = trace.action / ACTION_SCALE
-            if self.effort is not None:
-                self.effort.add(self.policy.geometry, trace.active_rows)
+        actions[self.rows] = trace.action / ACTION_SCALE
         return actions
 
 

@@ -131,6 +131,21 @@ def test_episodes_side_by_side_decide_as_alone(name: str) -> None:
     assert len({tuple(action) for trace in traces for action in trace.action}) > 10
 
 
+@pytest.mark.parametrize("attention", DEPLOYED)
+def test_episodes_that_go_on_alone_decide_as_before(attention: str) -> None:
+    policy = random_policy(TINY.with_attention(attention), 5)
+    tokens = random_tokens(policy, 3 * 12, 0).reshape(12, 3, -1)
+    whole, shrinking, actions = GoldenNetwork(policy), GoldenNetwork(policy), set()
+    for number, step in enumerate(tokens):
+        if number == 6:
+            shrinking.keep([2, 0])
+        rows = [0, 1, 2] if number < 6 else [2, 0]
+        expected, got = whole.decide(step).action[rows], shrinking.decide(step[rows]).action
+        assert np.array_equal(got, expected)
+        actions |= {tuple(action) for action in got}
+    assert len(actions) > 10
+
+
 def test_windows_give_what_the_stream_gives() -> None:
     policy = random_policy(TINY.with_attention("lrf-dyn"), 2)
     network = from_policy(policy)
