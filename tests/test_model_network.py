@@ -258,3 +258,36 @@ def test_nonsensical_structures_are_refused() -> None:
         Structure(taps="none")
     with pytest.raises(ValueError, match="cannot be shared among 7 heads"):
         float_network(TINY, 15, 3, Structure(taps="head", heads=7))
+
+
+@pytest.mark.parametrize("form", ["pssa-channel", "lrf-dyn", "lrf-dyn-ungated"])
+def test_projections_are_normalised_apart(form: str) -> None:
+    network = lively(form).train()
+    set_mixing(network, 1.0)
+    tokens, keys = torch.randn(4, 12, 15), []
+    for _ in range(2):
+        record = Record()
+        network(tokens, record=record)
+        keys.append(record.spikes["layer0.key"])
+        network.blocks[0].kvq.linear.weight.data[TINY.d_model :] *= 9
+    assert torch.equal(*keys)
+    assert keys[0].any()
+
+
+@pytest.mark.parametrize("form", ["pssa-channel", "sssa", "tssa", "lrf-ssa", "lrf-dyn"])
+def test_training_learns_what_only_past_tokens_tell(form: str) -> None:
+    torch.manual_seed(0)
+    network = float_network(FORMS[form][0], 15, 3, FORMS[form][1])
+    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    losses = []
+    for _ in range(150):
+        tokens = torch.randn(32, 12, 15)
+        target = torch.tanh(tokens[..., :3].unfold(1, 4, 1).sum(-1) / 2)
+        loss = (network(tokens)[:, 3:] - target).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    # what the best guess from the last token alone is off by
+    guess = torch.tanh((torch.randn(1000) + torch.randn(500, 3, 1000).sum(1)) / 2).var(0).mean()
+    assert sum(losses[-10:]) / 10 < 0.7 * guess
