@@ -177,6 +177,16 @@ def fill(sweep: Sweep, out: Path, resources: Resources, workers: int, address: s
             running.close()
 
 
+def _read(path: Path) -> Document:
+    """Read a document back. Raises `ConfigError`."""
+    try:
+        document = json.loads(path.read_text())
+        markdown(document)
+    except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError):
+        raise ConfigError(f"{path} holds no table; give a file that `python -m model.table --json` wrote") from None
+    return document
+
+
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -244,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = 0
     try:
         if options.source:
-            document = json.loads(options.source.read_text())
+            document = _read(options.source)
         else:
             sweep = _sweep(options)
             resources = Resources(options.cpus_per_cell, options.gpus_per_cell)
@@ -259,9 +269,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _write(options.json, json.dumps(document, indent=1) + "\n")
         if options.markdown:
             _write(options.markdown, table)
-    except (ConfigError, DataError, SweepError, OSError, json.JSONDecodeError, KeyError) as error:
+    except (ConfigError, DataError, SweepError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        print("stopped before any cell began", file=sys.stderr)  # noqa: T201
+        return 130
     sys.stdout.write(table)
     if status:
         print(f"stopped; the same command goes on (everything is in {options.out})", file=sys.stderr)  # noqa: T201

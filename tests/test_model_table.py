@@ -217,14 +217,19 @@ def test_the_printed_table_says_what_it_stands_on() -> None:
         (["--suite", "classic", "--tasks", "door-human"], "door-human is not in the suite classic; leave --tasks out"),
         (["--suite", "classic", "--tasks", "cartpool"], "there is no task cartpool; near it are cartpole-mixed"),
         (["--suite", "classic", "--seeds", "0"], "--seeds must be at least 1, not 0"),
+        (
+            ["--from", "pyproject.toml"],
+            "pyproject.toml holds no table; give a file that `python -m model.table --json`",
+        ),
         (["--from", "nowhere.json"], "[Errno 2] No such file or directory: 'nowhere.json'"),
     ],
-    ids=["data", "suite", "task", "seeds", "from"],
+    ids=["data", "suite", "task", "seeds", "no table", "no file"],
 )
 def test_mistakes_are_sentences(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "_download", _absent)
+    monkeypatch.chdir(Path(table.__file__).parent.parent)
     assert table.main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {sentence}")
