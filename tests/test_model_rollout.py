@@ -9,11 +9,24 @@ from model import rollout
 from model.data import DataError, Normaliser
 from model.geometry import TINY
 from model.layers import Structure, float_network
+from model.network import Network
 from model.rollout import Effort, GoldenBrain, RecomputeBrain, StreamBrain
 
 torch.set_num_threads(1)
 
 NORMALISER = Normaliser(np.array([0.1, 0.2, 0.3]), np.array([1.0, 2.0, 0.5]), 10.0)
+
+
+def lively(inputs: int, actions: int) -> Network:
+    """Return an untrained network whose neurons fire often enough for the past to matter."""
+    torch.manual_seed(0)
+    network = float_network(TINY, inputs, actions, Structure())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter *= 4
+    for _ in range(30):
+        network(torch.randn(32, 12, inputs))
+    return network
 
 
 class Scripted:
@@ -72,10 +85,7 @@ def test_delayed_rewards_leave_the_return_to_go_as_it_was() -> None:
 
 @pytest.mark.parametrize("kind", [StreamBrain, lambda network: RecomputeBrain(network, TINY.context)])
 def test_episodes_do_not_depend_on_those_beside_them(kind) -> None:  # type: ignore[no-untyped-def]
-    torch.manual_seed(0)
-    network = float_network(TINY, 4 + 2 + 1, 2, Structure())
-    for _ in range(30):
-        network(torch.randn(32, 12, 7))
+    network = lively(4 + 2 + 1, 2)
     usual = network.eval()(torch.randn(256, 3, 7)).mean((0, 1)).detach().double().numpy()
     normaliser = Normaliser(np.zeros(4), np.full(4, 0.02), 300.0)
 
@@ -91,10 +101,7 @@ def test_episodes_do_not_depend_on_those_beside_them(kind) -> None:  # type: ign
 
 @pytest.mark.parametrize("kind", [StreamBrain, lambda network: RecomputeBrain(network, TINY.context)])
 def test_an_episode_keeps_its_own_past_when_others_end(kind) -> None:  # type: ignore[no-untyped-def]
-    torch.manual_seed(0)
-    network = float_network(TINY, 7, 2, Structure())
-    for _ in range(30):
-        network(torch.randn(32, 12, 7))
+    network = lively(7, 2)
     tokens = np.random.default_rng(0).normal(size=(12, 4, 7)).astype(np.float32).astype(np.float64)
     together = kind(network)
     together.begin(4)
@@ -123,10 +130,7 @@ def test_the_kind_and_number_of_actions_are_checked() -> None:
 
 
 def test_recomputing_equals_streaming_in_the_loop() -> None:
-    torch.manual_seed(0)
-    network = float_network(TINY, 5, 1, Structure())
-    for _ in range(30):
-        network(torch.randn(32, 12, 5))
+    network = lively(5, 1)
     brains = [StreamBrain(network), RecomputeBrain(network, TINY.context)]
     first, second = (rollout.run(b, "Pendulum-v1", NORMALISER, -100.0, [0]) for b in brains)
     np.testing.assert_allclose(first[0].rewards, second[0].rewards, rtol=1e-3)
