@@ -9,7 +9,6 @@ actions up in the policy's table.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ from model.geometry import Geometry
 from model.golden import GoldenNetwork
 from model.observer import Operation
 from model.operations import FLOAT, LOOKUP, MOVE, MULTIPLY, REAL, UNKNOWN
-from model.subject import Observation, Subject
+from model.subject import Observation, Subject, write_json
 
 MULTIPLIERS = ("embed", "head")
 """The layers that may multiply."""
@@ -71,7 +70,7 @@ def fault(operation: Operation, g: Geometry) -> str:
         return f"{operation.name} {verdict.complaint}"
     if verdict.kind == MULTIPLY and not may_multiply:
         return f"{operation.name} multiplies {operation.operands}"
-    if verdict.level >= REAL:
+    if verdict.level >= REAL and verdict.kind != MOVE:
         return f"{operation.name} gives reals from {operation.operands}"
     if verdict.kind == MULTIPLY:
         widths = {"embed": g.input_bits, "head": g.step_sum_bits}
@@ -187,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "verdict": result.verdict,
                 "rows": [asdict(row) for row in result.rows],
             }
-            options.json.write_text(json.dumps(content, indent=2) + "\n")
+            write_json(options.json, content)
     except (ArtifactError, CheckpointError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2

@@ -8,7 +8,6 @@ operations at their own widths with the memory accesses. Both are models at 45 n
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from model.environments import DataError
 from model.geometry import Geometry
 from model.observer import Operation
 from model.operations import ADD, AND, COMPARE, FLOAT, GATE, MULTIPLY, SATURATE, SELECT, UNKNOWN
-from model.subject import Observation, Subject
+from model.subject import Observation, Subject, write_json
 
 SPIKING = ("deployed", "quantised", "float")
 ELEMENTWISE = (ADD, COMPARE, GATE, SATURATE)
@@ -42,8 +41,8 @@ PARTS = {
 class Cost:
     """One network in one way of deciding: per decision.
 
-    inference : "stream", "24-token window" or "24 tokens cached". energy_uj : "papers", and per `FETCHES` the model's
-    parts.
+    inference : "stream", "24-token window" or "24 tokens cached", in the network's own tokens.
+    papers_uj : operations in the papers' convention; modelled_uj : by `FETCHES`, the model's parts.
     """
 
     name: str
@@ -212,12 +211,12 @@ def measure(subject: Subject, count_tokens: int, seed: int) -> list[Cost]:
     seen = subject.observe(tokens, False)
     rows = subject.length
     layers = count(seen, g, spiking, rows)
-    name = "one token" if rows == 1 else f"{rows}-token window"
     rows *= 3 if subject.kind == "dt-3-token" else 1
+    name = "one token" if rows == 1 else f"{rows}-token window"
     costs.append(_cost(subject, name, layers, seen, source, sizes(subject, w, rows, 0)))
     if subject.kind.startswith("dt-"):
         newest, kept = cached(layers, subject.length)
-        name = f"{subject.length} tokens cached"
+        name = f"{rows} tokens cached"
         costs.append(_cost(subject, name, newest, seen, source, sizes(subject, w, rows // subject.length, kept)))
     return costs
 
@@ -268,41 +267,52 @@ def part_of(layer: str) -> str:
 
 
 def draw(costs: Sequence[Cost], path: Path) -> None:
-    """Write the picture: the papers' convention by part of the network, the memory-aware model by what it goes to."""
+    """Write the picture: energies on one logarithmic scale, and what they consist of."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     labels = [f"{cost.name}\n{cost.kind}, {cost.inference}" for cost in costs]
-    left = [
+    figure, axes = pyplot.subplots(1, 3, figsize=(15, 1.8 + 0.5 * len(costs)), sharey=True)
+    marks = [("operations, the papers' convention", "o", [cost.papers_uj for cost in costs])]
+    for fetch, mark in zip(FETCHES[:2], "<s", strict=True):
+        totals = [sum(cost.modelled_uj[fetch].values()) for cost in costs]
+        marks.append((f"with memory, weights once per {fetch}", mark, totals))
+    for name, mark, values in marks:
+        axes[0].plot(values, labels, mark, label=name, markerfacecolor="none" if mark == "s" else None)
+    axes[0].set_xscale("log")
+    axes[0].set_xlabel("µJ per decision, modelled at 45 nm")
+    axes[0].grid(axis="x", which="both", alpha=0.3)
+    spent = [
         {part: sum(papers_uj(layer) for layer in cost.layers if part_of(layer.layer) == part) for part in PARTS}
         for cost in costs
     ]
-    right = [cost.modelled_uj["token"] for cost in costs]
-    figure, axes = pyplot.subplots(1, 2, figsize=(13, 1.6 + 0.55 * len(costs)), sharey=True)
-    titles = ("operations, the papers' convention", "operations and memory, weights fetched per token")
-    for axis, bars, title in zip(axes, (left, right), titles, strict=True):
-        start = [0.0] * len(costs)
-        for name in bars[0]:
-            sizes_uj = [bar[name] for bar in bars]
-            if any(sizes_uj):
-                axis.barh(labels, sizes_uj, left=start, label=name)
-            start = [a + b for a, b in zip(start, sizes_uj, strict=True)]
-        for row, total in enumerate(start):
-            axis.text(total, row, f" {total:.3g}", va="center", fontsize=8)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("µJ per decision, modelled at 45 nm")
-        axis.set_xlim(0, 1.15 * max(start))
-        axis.legend(fontsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
+    _shares(axes[1], labels, spent, "% of the operations, the papers' convention")
+    _shares(
+        axes[2], labels, [cost.modelled_uj["decision"] for cost in costs], "% with memory, weights once per decision"
+    )
     axes[0].invert_yaxis()
     axes[0].tick_params(axis="y", labelsize=8)
+    for axis in axes:
+        axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1 if axis is axes[0] else 3)
+        axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     partial = path.with_suffix(".partial")
     figure.savefig(partial, dpi=150, format="png")
     pyplot.close(figure)
     partial.replace(path)
+
+
+def _shares(axis: Any, labels: list[str], bars: list[dict[str, float]], title: str) -> None:
+    start = [0.0] * len(bars)
+    for name in bars[0]:
+        sizes = [100 * bar[name] / sum(bar.values()) for bar in bars]
+        if any(sizes):
+            axis.barh(labels, sizes, left=start, label=name)
+        start = [a + b for a, b in zip(start, sizes, strict=True)]
+    axis.set_xlabel(title)
+    axis.set_xlim(0, 100)
 
 
 def report(costs: Sequence[Cost], seed: int) -> dict[str, Any]:
@@ -332,7 +342,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         costs = [cost for file in options.files for cost in measure(Subject.load(file), options.tokens, options.seed)]
         if options.json:
-            options.json.write_text(json.dumps(report(costs, options.seed), indent=2) + "\n")
+            write_json(options.json, report(costs, options.seed))
         if options.png:
             draw(costs, options.png)
     except (ArtifactError, CheckpointError, DataError, OSError) as error:

@@ -2,6 +2,8 @@
 """A policy artifact or a checkpoint as something to look into: its network, and real tokens for it to read."""
 
 import functools
+import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from model import data, rollout
 from model.artifact import Policy
@@ -126,15 +129,19 @@ class Subject:
         with observer:
             if stream:
                 flow = self.network.stream()
-                for token in tokens:
+                for token in _bar(list(tokens), f"{self.name}, stream"):
                     results.append(flow.decide(observer.token(token[None].clone(), self.token_level)))
                     observer.forget([*flow.state, *results])
             else:
-                for end in range(self.length, len(tokens) + 1):
+                for end in _bar(range(self.length, len(tokens) + 1), f"{self.name}, windows"):
                     window = observer.token(tokens[None, end - self.length : end].clone(), self.token_level)
                     results.append(self.network(window)[:, -1])
                     observer.forget(results)
         return Observation(observer.live(results), torch.cat(results))
+
+
+def _bar(what: Any, name: str) -> Any:
+    return tqdm(what, desc=name, leave=False, delay=3, disable=os.environ.get("TERM") == "dumb")
 
 
 @dataclass
@@ -147,6 +154,16 @@ class Observation:
 
     def __post_init__(self) -> None:
         self.decisions = len(self.actions)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write what was found, whole or not at all. Raises `OSError`."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class _Listener:
