@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.artifact import ArtifactError, Policy
+from model.export import ExportError, attention_reach, dendrite_reach, prove
 from model.fold import from_policy, integer_tensors
 from model.geometry import HOPPER_Z2, ODD, TINY, Geometry
 from model.golden import GoldenNetwork
@@ -217,3 +218,50 @@ def test_dendrites_by_hand() -> None:
     # (-9 >> 3) - (30 >> 4)
     assert readout(x, np.array([[2, -3, 0]]), 2).tolist() == [[-3]]
     assert saturate(np.array([-9, 30, 7]), 4)[1] == 2
+
+
+@pytest.mark.parametrize("attention", ["sssa", "tssa", "lrf-dyn"])
+def test_the_proof_reaches_the_worst_current(attention: str) -> None:
+    g = TINY.with_attention(attention)
+    tensors = {name: tensor.astype(np.int64) for name, tensor in random_policy(g, 0).tensors.items()}
+    least, most = attention_reach(g, tensors, "layer0")
+    if attention == "lrf-dyn":
+        top = 1 << (g.dendrite_bits - 1)
+        code, local = tensors["layer0.dynamics.readout"], tensors["layer0.dynamics.local"] << g.local_shift
+        worst = readout(np.where(code > 0, top - 1, -top), code, g.least_readout_shift) + np.maximum(local, 0).sum(1)
+        other = readout(np.where(code > 0, -top, top - 1), code, g.least_readout_shift) + np.minimum(local, 0).sum(1)
+        assert np.array_equal(other, least)
+    else:
+        ones = np.ones((g.steps, g.d_model), np.bool_)
+        match = Match(g, {})
+        worst = np.max([match.advance(ones, ones, ones)[0] for _ in range(g.window + 1)])
+    assert np.array_equal(np.broadcast_to(worst, most.shape), most)
+    assert 0 < prove(g, tensors)["accumulator"] <= g.accumulator_bits
+
+
+def test_the_proof_reaches_the_worst_dendrite() -> None:
+    g = TINY.with_attention("lrf-dyn")
+    tensors = {name: tensor.astype(np.int64) for name, tensor in random_policy(g, 1).tensors.items()}
+    p = {name.split(".")[2]: tensor for name, tensor in tensors.items() if name.startswith("layer0.dynamics")}
+    least, most = dendrite_reach(g, tensors, "layer0")
+    top, rng, greatest = 1 << (g.dendrite_bits - 1), np.random.default_rng(0), np.full(most.shape, -np.inf)
+    for _ in range(2000):
+        x = rng.choice([-top, top - 1], (g.d_model, g.dendrites))
+        after = dendrites(x, rng.random(g.d_model) < 0.5, p)
+        assert (after >= least).all()
+        assert (after <= most).all()
+        greatest = np.maximum(greatest, after)
+    assert np.mean(greatest == most) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "what"),
+    [("gain", "layer1.dynamics", "sum of a dendrite"), ("local", "layer1.window", "accumulator")],
+)
+def test_what_overflows_in_attention_is_named(name: str, part: str, what: str) -> None:
+    g = TINY.with_attention("lrf-dyn")
+    tensors = {key: tensor.astype(np.int64) for key, tensor in random_policy(g, 0).tensors.items()}
+    prove(g, tensors)
+    tensors[f"layer1.dynamics.{name}"] += 1 << 18
+    with pytest.raises(ExportError, match=f"^{part}: its {what} can reach .* bits; there are"):
+        prove(g, tensors)
