@@ -67,7 +67,7 @@ def _load_window(tensors: Mapping[str, Tensor], g: Geometry) -> PSSA:
 
 def _match(attention: Match, g: Geometry) -> Match:
     # counts are integers, so a threshold between two of them is the lower
-    threshold = torch.floor(attention.threshold / attention.scale)
+    threshold = torch.floor(attention.threshold / attention.scale).clamp(max=(1 << g.threshold_bits) - 1)
     return Match(g, threshold, 1.0, attention.joint)
 
 
