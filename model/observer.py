@@ -223,7 +223,8 @@ class Observer(TorchDispatchMode):
             if not fresh and not written:
                 return result
             level, source = level_of((fresh + written)[0]), CONSTANT
-            if any(operand.level == UNWRITTEN and operand.values.numel() for operand in call.operands):
+            unwritten = any(operand.level == UNWRITTEN and operand.values.numel() for operand in call.operands)
+            if unwritten and name not in CREATE:
                 level = UNWRITTEN
         elif fresh or written:
             call.output = (fresh + written)[0]

@@ -222,3 +222,19 @@ def test_the_command_refuses_in_a_sentence(
     assert "there is no checkpoint" in capsys.readouterr().err
     assert energy.main([str(files[0]), "--tokens", "250"]) == 2
     assert "ask for fewer tokens" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("attention", ["sssa", "tssa", "lrf-ssa", "lrf-dyn"])
+def test_every_attention_is_counted_both_ways(attention: str) -> None:
+    torch.manual_seed(0)
+    g = TINY.with_attention(attention)
+    network = float_network(g, INPUTS, ACTIONS, Structure())
+    for name, parameter in network.named_parameters():
+        if name.endswith("norm.bias"):
+            parameter.data.uniform_(0.0, 0.8)
+    into = dataclasses.replace(subject(network, "float"), geometry=g)
+    tokens = torch.randn(LENGTH, INPUTS)
+    for stream in (True, False):
+        counts = count(into.observe(tokens, stream), g, True, 1 if stream else LENGTH)
+        (layer,) = [c for c in counts if c.layer == "layer0.attention"]
+        assert 0 < layer.accumulates < layer.slots
