@@ -11,7 +11,9 @@ their attention (float, and deployed as integers on the golden network), and bas
 """
 
 import argparse
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import shlex
@@ -165,7 +167,9 @@ def fill(sweep: Sweep, out: Path, resources: Resources, workers: int, address: s
     missing = [cell for cell in sweep.cells if cell not in sweep.results]
     if not missing:
         return
-    with tqdm(total=len(sweep.cells), initial=len(sweep.results), unit="cell", disable=not progress) as bar:
+    # of a process that died Ray prints its own words, past its settings, where the table shall stand
+    hushed = contextlib.redirect_stdout(io.StringIO())
+    with hushed, tqdm(total=len(sweep.cells), initial=len(sweep.results), unit="cell", disable=not progress) as bar:
         running = cells.sweep(missing, out, resources, workers, address)
         try:
             for cell, result in running:

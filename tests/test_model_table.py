@@ -77,14 +77,26 @@ def test_a_table_is_filled_by_the_command_and_a_failing_cell_fails_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "cells"
-    arguments = ["--suite", "classic", "--methods", "pssa", "bc", *QUICK, "--out", str(out)]
+    arguments = ["--suite", "classic", "--methods", "pssa", "bc", *QUICK, "--out", str(out), "--workers", "1"]
     files = ["--json", str(tmp_path / "table.json"), "--markdown", str(tmp_path / "table.md")]
     rule = dataclasses.replace(PROTOCOLS["honest"], episodes=2, checkpoints=2)
     budget = Budget(16, layers=1, window=4, length=8, batch=8, steps=40, quant_steps=10)
     (bc,) = table.Sweep([tasks.find("cartpole-mixed")], ["bc"], [0], rule, budget).cells
     bc.folder(out).mkdir(parents=True)  # a broken file where its state should be
     (bc.folder(out) / "checkpoint.pt").write_bytes(b"broken")
+    deaths = []
+
+    def sweep(missing: list[Cell], *rest: Any) -> Any:
+        for cell, result in start([Deadly(), *missing], *rest):
+            if isinstance(cell, Deadly):
+                deaths.append(result)
+            else:
+                yield cell, result
+
+    start = cells.sweep
+    monkeypatch.setattr(cells, "sweep", sweep)
     assert table.main([*arguments, *files]) == 0
+    assert deaths == [{"failed": "its process died (WorkerCrashedError); the memory may have run out"}]
     printed, errors = capsys.readouterr()
     assert printed == (tmp_path / "table.md").read_text()
     assert "failed: cartpole-mixed, bc, seed 0: " in errors
@@ -119,14 +131,6 @@ def test_a_table_is_filled_by_the_command_and_a_failing_cell_fails_alone(
 
 def _close(_: None) -> Any:
     yield from ()
-
-
-def test_a_killed_worker_fails_its_cell_alone(tmp_path: Path) -> None:
-    good = cell("bc", steps=5)
-    results = dict(cells.sweep([Deadly(), good], tmp_path, Resources(), workers=1, address=None))  # type: ignore[list-item]
-    assert results.pop(good)["float"]
-    (dead,) = results.values()
-    assert dead["failed"].startswith("its process died (WorkerCrashedError)")
 
 
 def test_an_interrupted_cell_goes_on_in_the_middle_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
