@@ -2,8 +2,11 @@
 """What a table compares: the methods, and per suite the tasks and the budget every method gets."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
+import numpy as np
 
 from model import tasks
 from model.config import NETWORKS, TrainConfig
@@ -100,5 +103,12 @@ def configuration(task: Task, method: Method, budget: Budget, episodes: Episodes
         quant_steps=budget.quant_steps if method.integer else 0,
         return_scale=task.return_scale,
         target_return=task.target_return,
+        to_go_scale=_to_go_scale(task, episodes, geometry.input_bits),
         seed=seed,
     )
+
+
+def _to_go_scale(task: Task, episodes: Episodes, input_bits: int) -> float:
+    """Return the finest grid for the return-to-go, at most 32 steps a unit, that every target and return is on."""
+    largest = max(np.abs(episodes.returns).max(), *map(abs, (task.target_return, *task.targets))) / task.return_scale
+    return min(32.0, 2.0 ** math.floor(math.log2(((1 << (input_bits - 1)) - 1) / largest)))

@@ -180,6 +180,13 @@ def test_the_paper_protocol_tries_every_target(tmp_path: Path) -> None:
     assert [(r["step"], r["target_return"]) for r in result["float"]] == [(2, 500), (2, 250), (4, 500), (4, 250)]
 
 
+@pytest.mark.parametrize(("returns", "scale"), [(400.0, 32.0), (1000.0, 16.0), (20_000.0, 1.0)])
+def test_the_grid_of_the_return_to_go_holds_every_target_and_return(returns: float, scale: float) -> None:
+    source = dataclasses.replace(data.load("cartpole/mixed-v0"), rewards=np.full(240, returns / 60, np.float32))
+    config = configuration(tasks.find("cartpole-mixed"), METHODS["pssa"], Budget(), source, seed=0)
+    assert config.to_go_scale == scale
+
+
 def test_suites_hold_what_they_say_and_every_method_is_a_configuration() -> None:
     assert {task.name for task in SUITES["classic"].tasks} == {
         f"{name}-mixed" for name in ("cartpole", "mountaincar", "acrobot", "pendulum")
