@@ -132,6 +132,26 @@ def test_episodes_side_by_side_decide_as_alone(name: str) -> None:
     assert len({tuple(action) for trace in traces for action in trace.action}) > 10
 
 
+def test_clipped_dendrites_are_counted() -> None:
+    # residual membranes too wide to saturate
+    g = dataclasses.replace(TINY.with_attention("lrf-dyn"), membrane_bits=16)
+    policy, clipped, counted = random_policy(g, 0), 0, 0
+    policy.tensors["embed.shift"][:] = 15
+    golden = GoldenNetwork(policy)
+    for token in random_tokens(policy, 20, 0):
+        before = [attention.x for attention in golden.attention]
+        trace = golden.decide(token)
+        counted += trace.saturations
+        for layer, x in enumerate(before):
+            at = f"layer{layer}"
+            p = {
+                n.split(".")[2]: t.astype(np.int64) for n, t in policy.tensors.items() if n.startswith(f"{at}.dynamics")
+            }
+            both = trace.spikes[f"{at}.key"] & trace.spikes[f"{at}.value"]
+            clipped += np.count_nonzero(dendrites(x, both, p) != golden.attention[layer].x)
+    assert counted == clipped > 0
+
+
 @pytest.mark.parametrize("attention", DEPLOYED)
 def test_episodes_that_go_on_alone_decide_as_before(attention: str) -> None:
     policy = random_policy(TINY.with_attention(attention), 5)
