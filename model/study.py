@@ -13,6 +13,7 @@ stopped when the same command is given again.
 import argparse
 import dataclasses
 import json
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -76,7 +77,9 @@ def table(study: Study, rows: Sequence[Row]) -> str:
     def number(value: float | None, spread: float | None) -> str:
         if value is None:
             return "-"
-        return f"{value:.4g}" + ("" if spread is None else f" +- {spread:.2g}")
+        size = math.floor(math.log10(abs(value))) if value else 0
+        form = f".{min(4, max(0, 3 - size))}f" if value and size >= -3 else ".2g"
+        return f"{value:{form}}" + ("" if spread is None else f" +- {spread:{form}}")
 
     lines = [[*study.keys, *study.values, "n"]]
     for row in summed_up(rows, study.keys, study.values):
@@ -143,7 +146,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quant-steps", type=int, default=2000, help="quantised updates, for bits (default 2000)")
     parser.add_argument("--batch", type=int, default=64, help="windows per update (default 64)")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds 0, 1, ... (default 3)")
-    parser.add_argument("--episodes", type=int, default=20, help="episodes per score (default 20)")
+    parser.add_argument(
+        "--episodes", type=int, default=20, help="episodes per score (default 20; 0 leaves returns out)"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the trainings")
     parser.add_argument("--json", type=Path, help="result file; with several studies a folder, NAME.json in it")
     parser.add_argument("--png", type=Path, help="figure file; with several studies a folder, NAME.png in it")
@@ -164,9 +169,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown or not chosen:
         problem = f"unknown study {', '.join(unknown)}" if unknown else "name a study"
         parser.error(f"{problem}; there are {', '.join(STUDIES)}, or all")
-    for name in ("steps", "quant_steps", "batch", "seeds", "episodes"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    for name, least in (("steps", 1), ("quant_steps", 1), ("batch", 1), ("seeds", 1), ("episodes", 0)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    if "streaming" in chosen and not options.episodes and not options.redraw:
+        parser.error("the study streaming compares decisions of episodes; set --episodes to at least 1")
     if options.redraw and (len(chosen) != 1 or not options.png):
         parser.error("--redraw draws one study; name it, and give --png")
     torch.set_num_threads(options.threads)

@@ -62,9 +62,11 @@ def draw(figure: Figure, rows: list[Row]) -> None:
             bits = [row["weight_bits"] for row in quantised]
             axes.plot(bits, [row[value] for row in quantised], color=colour, marker="o", label=f"training seed {seed}")
             before = next(row[value] for row in mine if row["weight_bits"] is None)
-            axes.axhline(before, color=colour, linestyle=":", linewidth=1)
+            if before is not None:
+                axes.axhline(before, color=colour, linestyle=":", linewidth=1)
+        study_draw.say_if_missing(axes, rows, value)
         axes.set(xlabel="weight bits (dotted: float)", ylabel=label, xticks=list(BITS))
-    axes.legend()
+    figure.axes[0].legend()
 
 
 STUDY = Study(

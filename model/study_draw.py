@@ -53,8 +53,17 @@ def dots(axes: Axes, rows: Sequence[Row], key: str, value: str, label: str) -> N
     for number, name in enumerate(order):
         values = [row[value] for row in rows if row[key] == name and row[value] is not None]
         colour = COLOURS[number % len(COLOURS)]
+        if not values:
+            continue
         axes.plot(values, [number] * len(values), "o", color=colour, alpha=0.6, markersize=5)
         axes.plot([np.mean(values)] * 2, [number - 0.3, number + 0.3], color=colour, linewidth=2.5)
     axes.set_yticks(range(len(order)), [str(name) for name in order])
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlabel(label)
+    say_if_missing(axes, rows, value)
+
+
+def say_if_missing(axes: Axes, rows: Sequence[Row], value: str) -> None:
+    """Say in an empty panel why it is: a study may be run without episodes."""
+    if all(row[value] is None for row in rows):
+        axes.text(0.5, 0.5, "no episodes flown", transform=axes.transAxes, ha="center", va="center", color="#5f6b7a")

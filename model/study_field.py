@@ -136,10 +136,8 @@ def draw(figure: Figure, rows: list[Row]) -> None:
     for axes, layer in zip(panels, layers, strict=False):
         for number, name in enumerate(order):
             mine = [row["profile"] for row in rows if (row["weights"], row["layer"]) == (name, layer)]
-            style = ("-", "-", ":", "")[number]
-            marker = "." if number < 3 else "o"
-            look = {"color": study_draw.COLOURS[number], "marker": marker, "label": name}
-            axes.plot(100 * np.mean(mine, axis=0), style, **look)
+            look = {"color": study_draw.COLOURS[number], "label": name, "linestyle": ("-", "-", ":", "none")[number]}
+            axes.plot(100 * np.mean(mine, axis=0), marker="." if number < 3 else "o", **look)
         axes.axhline(100 / length, color="#5f6b7a", linewidth=1, linestyle="--")
         axes.set(title=f"layer {layer}", xlabel="distance (tokens)", yscale="log", ylim=(0.1, 100))
     panels[0].set_ylabel("share of the weight (%); dashed: uniform")
@@ -165,5 +163,5 @@ STUDY = Study(
     draw,
     keys=("weights", "layer"),
     values=("expected_distance", "near", "entropy", "r2", "lambda", "residual", "mixture_distance", "empty"),
-    size=(14.0, 3.8),
+    size=(13.0, 3.6),
 )

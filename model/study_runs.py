@@ -41,7 +41,7 @@ VALIDATION_SEED = 0
 
 @dataclass(frozen=True)
 class Budget:
-    """What a study may spend: one task, one geometry, updates, training seeds 0..seeds-1 and episodes per score."""
+    """What a study may spend: a task, a geometry, updates, training seeds 0..seeds-1, episodes per score (0: none)."""
 
     task: Task
     geometry: Geometry
@@ -143,7 +143,12 @@ class Bench:
         return runs
 
     def score(self, file: Path) -> dict[str, Any]:
-        """Return `evaluate`'s result of a checkpoint or artifact, kept beside it; reset seeds 0, 1, ..."""
+        """Return `evaluate`'s result of a checkpoint or artifact, kept beside it; reset seeds 0, 1, ...
+
+        Without episodes its measured values are None.
+        """
+        if not self.budget.episodes:
+            return dict.fromkeys(("mean_return", "normalised_score", "active_rows_per_decision"))
         path = file.with_name(f"{file.stem}-score-{self.budget.episodes}.json")
         if not path.exists():
             write(path, json.dumps(evaluate.evaluate(file, self.budget.episodes, 0, None)) + "\n")

@@ -117,7 +117,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
     right.set(ylabel="return (dotted: streaming)")
     for axes in (left, middle, right):
         axes.axvline(context, color="#5f6b7a", linestyle="--", linewidth=1)
-        axes.set_xlabel(f"tokens recomputed, K (dashed: 1 + M(S-1) = {context})")
+        axes.set_xlabel(f"tokens recomputed, K (dashed: {context})")
     left.legend()
 
 

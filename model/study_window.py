@@ -48,6 +48,7 @@ def measure(bench: Bench) -> list[Row]:
     for run, score in zip(runs, bench.score_all(runs), strict=True):
         saved, geometry = run.load(), run.config.geometry
         tokens, _ = bench.held_out(saved, SAMPLES, length)
+        fetched = score["active_rows_per_decision"]
         rows.append(
             {
                 "window": geometry.window,
@@ -58,7 +59,7 @@ def measure(bench: Bench) -> list[Row]:
                 "normalised": score["normalised_score"],
                 "ac_per_decision": accumulates(saved.network, tokens),
                 # a bound, not a measurement: fetches of the linears' rows alone
-                "fetch_cycles": score["active_rows_per_decision"] / geometry.rows_per_cycle,
+                "fetch_cycles": None if fetched is None else fetched / geometry.rows_per_cycle,
                 "context": geometry.context,
                 "length": run.config.length,
             }
@@ -84,6 +85,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
                 mine = sorted((row for row in chosen if row["seed"] == seed), key=lambda row: row[varied])
                 points = [row[varied] for row in mine], [row[value] for row in mine]
                 axes.plot(*points, marker="o", markersize=4, color=study_draw.COLOURS[number], label=f"seed {seed}")
+            study_draw.say_if_missing(axes, chosen, value)
             axes.set(xlabel=labels[varied].format(**base), ylabel=label)
             axes.set_xscale("log", base=2)
             axes.set_xticks(sorted({row[varied] for row in chosen}))
