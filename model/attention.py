@@ -6,6 +6,7 @@ ways that agree: over whole windows at once to train, and token by token with a 
 """
 
 import functools
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,7 @@ class Rows:
         return x.unflatten(1, (self.batch, self.length))
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ABC):
     """What an attention offers; `threshold` [d] is that of the neurons behind it.
 
     `query` is None where the geometry's attention has none (`Geometry.projections`).
@@ -57,17 +58,17 @@ class Attention(nn.Module):
     geometry: Geometry
     threshold: Tensor
 
+    @abstractmethod
     def forward(self, key: Tensor, value: Tensor, query: Tensor | None, rows: Rows) -> Tensor:
         """Return the current of whole windows: spikes [steps, rows, d] -> [steps, rows, d]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def begin(self, batch: int) -> Tensor:
         """Return the state at the start of `batch` episodes, [steps, batch, ...]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, key: Tensor, value: Tensor, query: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
         """Take one token's spikes [steps, batch, d]; return its current [steps, batch, d] and the next state."""
-        raise NotImplementedError
 
 
 class PSSA(Attention):

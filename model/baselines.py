@@ -5,6 +5,8 @@ Decision transformers without spikes (three tokens a step as in the paper of Che
 activations are as coarse as the spikes are, and behaviour cloning. All end in tanh, as the spiking network does.
 """
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -13,7 +15,7 @@ DROPOUT = 0.1
 ACTIVATION_BITS = 3
 
 
-class Baseline(nn.Module):
+class Baseline(nn.Module, ABC):
     """What the trainer and `rollout.RecomputeBrain` ask of any network.
 
     One attention head, learned positions, dropout 0.1 and ReLU are the decision transformer paper's choices for
@@ -37,8 +39,9 @@ class Baseline(nn.Module):
             real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return self._predict(tokens, real) * real[..., None]
 
+    @abstractmethod
     def _predict(self, tokens: Tensor, real: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Do what `forward` says, with anything on padding."""
 
 
 class BehaviourCloning(Baseline):

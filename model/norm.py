@@ -2,6 +2,7 @@
 """The norms of DSFormer: batch norm (tdBN), layer norm (tdLN), and PTBN, a layer norm that turns into a batch norm."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ def mixing(schedule: str, step: int, transition_steps: int, hold_steps: int = 0)
     raise ValueError(f"unknown PTBN schedule {schedule!r}; the schedules are {', '.join(SCHEDULES)}")
 
 
-class _Norm(nn.Module):
+class _Norm(nn.Module, ABC):
     """Scale and offset per channel, the scale starting at the threshold, 0.5.
 
     Takes [rows, channels] where the rows are the real tokens of all SNN steps: padding is not among them, so it cannot
@@ -48,9 +49,9 @@ class _Norm(nn.Module):
         layer = functional.layer_norm(grouped, grouped.shape[2:], eps=self.epsilon).flatten(1)
         return layer * self.weight + self.bias
 
+    @abstractmethod
     def gain_and_offset(self) -> tuple[Tensor, Tensor]:
         """Return the evaluation's `gain * x + offset` per channel, to fold into the linear before or after it."""
-        raise NotImplementedError
 
 
 class TdLN(_Norm):

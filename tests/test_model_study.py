@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from model import collect, evaluate, study, study_bits, study_norms, study_position, study_streaming, study_window
+from model import evaluate, study, study_bits, study_norms, study_position, study_streaming, study_window
 from model.attention import Rows
 from model.checkpoint import Checkpoint
 from model.geometry import TINY, Geometry
@@ -21,6 +21,7 @@ from model.study_entropy import independent, total_correlation
 from model.study_field import field, maps, mixture
 from model.study_runs import Bench, Budget, Run, relate, summed_up
 from model.tasks import find
+from tests import swing
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
@@ -33,23 +34,7 @@ SMALL = ["--task", TASK, "--geometry", "TINY", "--batch", "8", "--seeds", "1", "
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a data set under the id of a task, its actions a function of its observations."""
     root = tmp_path_factory.mktemp("library")
-    rng = np.random.default_rng(0)
-    lengths = np.array([200, 150, 120, 60])
-    observations = rng.normal(size=(lengths.sum(), 3)).astype(np.float32)
-    ends = np.zeros(len(observations), bool)
-    ends[np.cumsum(lengths) - 1] = True
-    np.savez(
-        root / "data.npz",
-        observations=observations,
-        actions=2 * np.tanh(2 * observations[:, :1] - observations[:, 1:2]),
-        rewards=observations[:, 2],
-        terminals=np.zeros_like(ends),
-        timeouts=ends,
-        ep_len=lengths,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(root))
-        collect.import_npz(root / "data.npz", find(TASK).dataset, "Pendulum-v1")
+    swing.make(root, find(TASK).dataset, [200, 150, 120, 60])
     return root
 
 

@@ -23,6 +23,7 @@ from model.golden import lif
 from model.layers import Structure
 from model.random_policy import random_policy
 from model.train import Trainer, TrainError, kept_steps, rate
+from tests import swing
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
@@ -37,23 +38,7 @@ ARGUMENTS = ["--dataset", "test/swing-v0"]
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a Minari data set whose actions follow from its observations."""
     root = tmp_path_factory.mktemp("library")
-    rng = np.random.default_rng(0)
-    lengths = np.array([40, 25, 60, 3, 30, 45])
-    observations = rng.normal(size=(lengths.sum(), 3)).astype(np.float32)
-    ends = np.zeros(len(observations), bool)
-    ends[np.cumsum(lengths) - 1] = True
-    np.savez(
-        root / "swing.npz",
-        observations=observations,
-        actions=2 * np.tanh(2 * observations[:, :1] - observations[:, 1:2]),
-        rewards=observations[:, 2],
-        terminals=np.zeros_like(ends),
-        timeouts=ends,
-        ep_len=lengths,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(root))
-        collect.import_npz(root / "swing.npz", "test/swing-v0", "Pendulum-v1")
+    swing.make(root, "test/swing-v0", [40, 25, 60, 3, 30, 45])
     return root
 
 
