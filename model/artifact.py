@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The policy artifact: one safetensors file with integers, normalisation, provenance and a digest over all of it."""
 
+import contextlib
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -177,11 +178,18 @@ class Policy:
         return tensors, metadata
 
     def save(self, path: Path) -> None:
-        """Write the artifact, whole or not at all."""
+        """Write the artifact, whole or not at all. Raises `ArtifactError`."""
         tensors, metadata = self._contents()
         partial = path.with_suffix(".partial")
-        save_file(tensors, str(partial), metadata | {"digest": self.digest})
-        partial.replace(path)
+        try:
+            save_file(tensors, str(partial), metadata | {"digest": self.digest})
+            partial.replace(path)
+        except (SafetensorError, OSError) as error:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise ArtifactError(
+                f"{path} cannot be written ({error}); make room there or choose another place"
+            ) from None
 
     @classmethod
     def load(cls, path: Path) -> "Policy":

@@ -6,6 +6,8 @@ Watches every tensor operation that PyTorch executes for some decisions on real 
 gates, comparisons, shifts, additions and saturation may remain. The embedding (a multi-bit token times weights) and the
 head (multi-bit membranes times weights) multiply, which the circuit does on a few multipliers, and the head looks its
 actions up in the policy's table.
+
+  python -m model.audit model/policies/hopper-medium.safetensors
 """
 
 import argparse
@@ -21,11 +23,12 @@ import torch
 from model.artifact import ACTION_SCALE, ArtifactError
 from model.checkpoint import CheckpointError
 from model.environments import DataError
+from model.files import ready, write_json
 from model.geometry import Geometry
 from model.golden import GoldenNetwork
 from model.observer import Operation
 from model.operations import FLOAT, LOOKUP, MOVE, MULTIPLY, REAL, UNKNOWN
-from model.subject import Observation, Subject, write_json
+from model.subject import Observation, Subject
 
 MULTIPLIERS = ("embed", "head")
 """The layers that may multiply."""
@@ -166,10 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default 0)")
     parser.add_argument("--json", type=Path, help="also write rows and verdict to this file")
     options = parser.parse_args(arguments)
-    if options.tokens < 1:
-        parser.error("--tokens must be at least 1")
+    for name, least in (("tokens", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} must be at least {least}")
     torch.set_num_threads(1)
     try:
+        ready(options.json)
         subject = Subject.load(options.file)
         count = options.tokens if subject.streams else options.tokens + subject.length - 1
         tokens, source = subject.tokens(count, options.seed)

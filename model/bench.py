@@ -9,7 +9,6 @@ The loop (`model.plain`) is what one writes first. It has the same weights and c
 
 import argparse
 import dataclasses
-import json
 import os
 import platform
 import resource
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from model import kernels
+from model.files import WriteError, ready, write_json
 from model.geometry import HOPPER_Z2, Geometry
 from model.layers import Structure, float_network
 from model.network import Network
@@ -309,16 +309,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     torch.set_num_threads(options.threads)
-    result = measure(options, os.environ.get("TERM") != "dumb")
-    sys.stdout.write(show(result))
-    if options.json:
-        partial = options.json.with_name(options.json.name + ".partial")
-        try:
-            partial.write_text(json.dumps(result, indent=1) + "\n")
-            partial.replace(options.json)
-        except OSError as error:
-            print(f"error: cannot write {options.json}: {error.strerror}", file=sys.stderr)  # noqa: T201
-            return 2
+    try:
+        ready(options.json)
+        result = measure(options, os.environ.get("TERM") != "dumb")
+        sys.stdout.write(show(result))
+        if options.json:
+            write_json(options.json, result)
+    except WriteError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
     return 0
 
 

@@ -24,12 +24,22 @@ from model.checkpoint import Checkpoint, CheckpointError
 from model.config import ConfigError, TrainConfig
 from model.data import DataError
 from model.export import ExportError
+from model.files import WriteError, write_json
 from model.geometry import VERSION, GeometryError
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "ray")
 SCORE_FIELDS = ("kind", "digest", "target_return", "first_seed", "mean_return", "std_return", "mean_length", "returns")
-SENTENCES = (ConfigError, GeometryError, CheckpointError, ArtifactError, ExportError, DataError, train.TrainError)
+SENTENCES = (
+    ConfigError,
+    GeometryError,
+    CheckpointError,
+    ArtifactError,
+    ExportError,
+    DataError,
+    WriteError,
+    train.TrainError,
+)
 """Errors whose message alone says what is wrong."""
 
 
@@ -95,7 +105,7 @@ def run(cell: Cell, out: Path, resources: Resources) -> dict[str, Any]:
     folder = cell.folder(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / "result.json", _run(cell, folder, resources))
+        write_json(folder / "result.json", _run(cell, folder, resources))
     except Exception as error:
         with contextlib.suppress(OSError):
             (folder / "failure.txt").write_text(traceback.format_exc())
@@ -142,14 +152,8 @@ def _score(cell: Cell, file: Path, target: float) -> dict[str, Any]:
     kept = file.parent / f"score-{file.stem}-{target:g}.json"
     if not kept.is_file():
         score = evaluate.evaluate(file, cell.episodes, cell.first_seed, target)
-        _write(kept, {name: score[name] for name in SCORE_FIELDS})
+        write_json(kept, {name: score[name] for name in SCORE_FIELDS})
     return json.loads(kept.read_text())
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    partial.replace(path)
 
 
 def commit() -> str:

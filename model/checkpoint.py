@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model import baselines
+from model import baselines, files
 from model.baselines import Baseline
 from model.config import TrainConfig
 from model.data import Normaliser
@@ -76,13 +76,10 @@ class Checkpoint:
             },
             content,
         )
-        partial = path.with_suffix(".partial")
         try:
-            partial.write_bytes(content.getbuffer())
-            partial.replace(path)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise CheckpointError(f"{path} cannot be written ({error.strerror}); make room and run again") from None
+            files.save(path, lambda partial: partial.write_bytes(content.getbuffer()))
+        except files.WriteError as error:
+            raise CheckpointError(str(error)) from None
 
     @classmethod
     def load(cls, path: Path) -> "Checkpoint":

@@ -2,11 +2,15 @@
 """Make local Minari data sets: import arrays, run a policy artifact, or run and mix trained agents.
 
 Data sets appear in MINARI_DATASETS_PATH (default ~/.minari/datasets), whole or not at all.
+
+  python -m model.collect list
+  python -m model.collect import-npz hopper.npz --dataset hopper/medium-v0 --env Hopper-v5
+  python -m model.collect policy model/policies/hopper-medium.safetensors --noise 0.1 --dataset hopper/own-v0
+  python -m model.collect agent sac.zip@0.3:0.7 random:0.3 --env Hopper-v5 --dataset hopper/mixed-v0 --steps 100000
 """
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -21,6 +25,7 @@ from model import agents
 from model.artifact import ArtifactError, Policy
 from model.data import Normaliser, local_root
 from model.environments import Actions, DataError, make
+from model.files import write_json
 from model.library import create, listing, refuse_existing, table
 
 if TYPE_CHECKING:
@@ -290,7 +295,7 @@ def _do(options: argparse.Namespace, progress: bool) -> str:
     if options.command == "list":
         rows = listing()
         if options.json:
-            options.json.write_text(json.dumps(rows, indent=2) + "\n")
+            write_json(options.json, rows)
         return table(rows)
     if options.command == "train-agent":
         done = agents.train(options.env, options.out, options.algorithm, options.steps, options.seed, progress)
@@ -313,6 +318,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("steps", "episodes"):
         if getattr(options, name, None) is not None and getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    if getattr(options, "seed", 0) < 0:
+        parser.error("--seed must be at least 0")
+    if not 0 <= getattr(options, "noise", 0.0) < np.inf:
+        parser.error("--noise must be 0 or more")
     try:
         print(_do(options, os.environ.get("TERM") != "dumb"))  # noqa: T201
     except (DataError, ArtifactError, OSError) as error:

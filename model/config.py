@@ -3,6 +3,8 @@
 
 import dataclasses
 import json
+import math
+import numbers
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,8 @@ from model.norm import NORMS, SCHEDULES
 NETWORKS = ("spiking", "dt-3-token", "dt-1-token", "dt-3-bit", "bc")
 """The spiking network and the baselines of `model.baselines`."""
 INFERENCES = ("stream", "recompute")
+KINDS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str}
+NOUNS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
 class ConfigError(ValueError):
@@ -85,6 +89,17 @@ class TrainConfig:
             if not condition:
                 raise ConfigError(sentence)
 
+        for each in dataclasses.fields(self):
+            kinds = KINDS.get(each.type)
+            value = getattr(self, each.name)
+            fits = kinds is None or (isinstance(value, kinds) and isinstance(value, bool) == (each.type is bool))
+            require(fits, f"{each.name} must be {NOUNS.get(each.type)}, not {value!r}")
+            require(each.type is not float or math.isfinite(value), f"{each.name} must be a finite number, not {value}")
+        for name in ("rate", "quant_rate", "clip", "return_scale", "observation_scale", "action_scale", "to_go_scale"):
+            require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("weight_decay", "seed"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
+        require(0 <= self.held_out < 1, f"held_out must be 0 or more and below 1, not {self.held_out}")
         for name in ("length", "batch", "steps"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
         for name, choices in (("network", NETWORKS), ("norm", NORMS), ("inference", INFERENCES)):
@@ -108,7 +123,7 @@ class TrainConfig:
             "the integer network streams; set inference to stream, or quant_steps to 0",
         )
         require(self.norm != "tdln" or self.quant_steps == 0, "layer norm has no integer form; set quant_steps to 0")
-        for name in ("norm_ratio", "norm_hold"):
+        for name in ("warmup", "norm_ratio", "norm_hold"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be 0 to 1, not {getattr(self, name)}")
         require(
             self.norm_hold + self.norm_ratio <= 1,

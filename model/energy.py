@@ -5,6 +5,8 @@ Reads policy artifacts and checkpoints (spiking or baseline) and watches their d
 set where it is local, else from an episode. Counts come from the operations that PyTorch executes (`model.observer`).
 Dense synaptic slots and real spikes are apart. Energy is reported two ways: operations in the papers' convention, and
 operations at their own widths with the memory accesses. Both are models at 45 nm; nothing was measured on a board.
+
+  python -m model.energy model/policies/hopper-medium.safetensors runs/bc/float.pt --json energy.json --png energy.png
 """
 
 import argparse
@@ -20,10 +22,11 @@ from model.artifact import ArtifactError
 from model.checkpoint import CheckpointError
 from model.energy_model import AC_PJ, FETCHES, MAC_PJ, PUBLISHED, Counts, Sizes, Widths, modelled_uj, papers_uj
 from model.environments import DataError
+from model.files import ready, save, write_json
 from model.geometry import Geometry
 from model.observer import Operation
 from model.operations import ADD, AND, COMPARE, FLOAT, GATE, MULTIPLY, SATURATE, SELECT, UNKNOWN
-from model.subject import Observation, Subject, write_json
+from model.subject import Observation, Subject
 
 SPIKING = ("deployed", "quantised", "float")
 ELEMENTWISE = (ADD, COMPARE, GATE, SATURATE)
@@ -298,10 +301,8 @@ def draw(costs: Sequence[Cost], path: Path) -> None:
         axis.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=1 if axis is axes[0] else 3)
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    partial = path.with_suffix(".partial")
-    figure.savefig(partial, dpi=150, format="png")
+    save(path, lambda partial: figure.savefig(partial, dpi=150, format="png"))
     pyplot.close(figure)
-    partial.replace(path)
 
 
 def _shares(axis: Any, labels: list[str], bars: list[dict[str, float]], title: str) -> None:
@@ -336,10 +337,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write counts and energies to this file")
     parser.add_argument("--png", type=Path, help="also draw them into this file")
     options = parser.parse_args(arguments)
-    if options.tokens < 1:
-        parser.error("--tokens must be at least 1")
+    for name, least in (("tokens", 1), ("seed", 0)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} must be at least {least}")
     torch.set_num_threads(1)
     try:
+        ready(options.json, options.png)
         costs = [cost for file in options.files for cost in measure(Subject.load(file), options.tokens, options.seed)]
         if options.json:
             write_json(options.json, report(costs, options.seed))

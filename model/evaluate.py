@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Score a checkpoint (streaming, in PyTorch) or a policy artifact (on the golden network) in its environment."""
+"""Score a checkpoint (in PyTorch) or a policy artifact (on the golden network) in its environment.
+
+python -m model.evaluate runs/hopper/quant.pt --json runs/hopper/quant.json
+python -m model.evaluate model/policies/hopper-medium.safetensors --episodes 30 --seed 1000
+"""
 
 import argparse
 import hashlib
-import json
+import math
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -16,6 +21,7 @@ import torch
 from model.artifact import ArtifactError, Policy
 from model.checkpoint import Checkpoint, CheckpointError
 from model.data import DataError, Normaliser, normalised_score
+from model.files import ready, write_json
 from model.network import Network
 from model.rollout import Brain, Effort, GoldenBrain, RecomputeBrain, StreamBrain, run
 
@@ -29,10 +35,13 @@ def state_digest(network: Network) -> str:
     return state.hexdigest()
 
 
-def evaluate(file: Path, episodes: int, seed: int, target_return: float | None) -> dict[str, Any]:
+def evaluate(
+    file: Path, episodes: int, seed: int, target_return: float | None, progress: bool = False
+) -> dict[str, Any]:
     """Run episodes with reset seeds seed, seed + 1, ... and return the scores with all they depend on.
 
-    target_return None takes the training's. Raises `CheckpointError`, `ArtifactError`, `DataError`.
+    target_return None takes the training's; progress shows a bar. Raises `CheckpointError`, `ArtifactError`,
+    `DataError`.
     """
     effort = Effort()
     brain: Brain
@@ -54,7 +63,8 @@ def evaluate(file: Path, episodes: int, seed: int, target_return: float | None) 
         else:
             brain = RecomputeBrain(saved.network, saved.config.length)
     target = trained_for if target_return is None else target_return
-    done = run(brain, environment, normaliser, target, range(seed, seed + episodes), delayed=delayed, discrete=discrete)
+    seeds = range(seed, seed + episodes)
+    done = run(brain, environment, normaliser, target, seeds, delayed=delayed, discrete=discrete, progress=progress)
     returns = [sum(episode.rewards) for episode in done]
     mean = float(np.mean(returns))
     per_layer = (4 + 2 * dense.mlp_ratio) * dense.d_model
@@ -92,7 +102,9 @@ def sentence(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m model.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m model.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("file", type=Path, help="checkpoint (.pt) or policy artifact (.safetensors)")
     parser.add_argument("--episodes", type=int, default=20, help="episodes (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="reset seed of the first episode (default 0)")
@@ -100,17 +112,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     options = parser.parse_args(arguments)
-    if options.episodes < 1:
-        parser.error("--episodes must be at least 1")
+    for name, least in (("episodes", 1), ("seed", 0), ("threads", 1)):
+        if getattr(options, name) < least:
+            parser.error(f"--{name} must be at least {least}")
+    if options.target_return is not None and not math.isfinite(options.target_return):
+        parser.error("--target-return must be a finite number")
     torch.set_num_threads(options.threads)
     try:
-        result = evaluate(options.file, options.episodes, options.seed, options.target_return)
+        ready(options.json)
+        progress = os.environ.get("TERM") != "dumb"
+        result = evaluate(options.file, options.episodes, options.seed, options.target_return, progress)
+        print(sentence(result))  # noqa: T201
         if options.json:
-            options.json.write_text(json.dumps(result, indent=2) + "\n")
+            write_json(options.json, result)
     except (CheckpointError, ArtifactError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    print(sentence(result))  # noqa: T201
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)  # noqa: T201
+        return 130
     return 0
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Export a quantised checkpoint as a policy artifact, after proving that none of its sums can overflow the circuit."""
+"""Export a quantised checkpoint as a policy artifact, after proving that none of its sums can overflow the circuit.
+
+python -m model.export runs/hopper/quant.pt --out hopper.safetensors --scores runs/hopper/quant.json
+"""
 
 import argparse
 import json
@@ -13,6 +16,7 @@ import numpy as np
 from model.artifact import ArtifactError, Policy
 from model.checkpoint import Checkpoint, CheckpointError
 from model.evaluate import state_digest
+from model.files import ready
 from model.fold import integer_tensors
 from model.geometry import VERSION, Geometry
 from model.golden_attention import shifted
@@ -174,7 +178,9 @@ def _score(path: Path, digest: str) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(prog="python -m model.export", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m model.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("checkpoint", type=Path, help="quantised checkpoint, e.g. runs/hopper/quant.pt")
     parser.add_argument("--out", type=Path, required=True, help="artifact to write (.safetensors)")
     parser.add_argument(
@@ -186,8 +192,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
+        ready(options.out)
         policy, needed = export(options.checkpoint, options.scores)
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         policy.save(options.out)
     except (CheckpointError, ExportError, ArtifactError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from model.artifact import ACTION_SCALE, Policy, quantise_token
 from model.data import Normaliser
@@ -152,12 +153,14 @@ def run(
     disturb: Callable[[Floats], Floats] = lambda action: action,
     delayed: bool = False,
     discrete: bool | None = None,
+    progress: bool = False,
 ) -> list[Episode]:
     """Run one episode per reset seed, one decision of all that still run after the other.
 
     disturb : changes an action [actions] before it is clipped to -1..1, or before its largest score is chosen.
     delayed : the return-to-go stays what it was at the start, as rewards would only come at the end.
-    discrete : what the network was trained for; None if any environment will do. Raises `DataError`.
+    discrete : what the network was trained for; None if any environment will do.
+    progress : shows a bar of the episodes that ended. Raises `DataError`.
     """
     with contextlib.ExitStack() as at_end:
         environments = []
@@ -179,6 +182,7 @@ def run(
         previous, to_go = np.zeros((len(seeds), codec.size)), np.full(len(seeds), float(target_return))
         brain.begin(len(seeds))
         live = list(range(len(seeds)))
+        bar = at_end.enter_context(tqdm(total=len(seeds), unit="episode", delay=3, leave=False, disable=not progress))
         while live:
             wanted = brain.decide(normaliser.token(observations, previous, to_go), live)
             if wanted.shape[1] != codec.size:
@@ -197,4 +201,6 @@ def run(
                 episode.ends.append((bool(terminated), bool(truncated)))
                 if terminated or truncated:
                     live.remove(row)
+                    bar.update()
+            bar.set_postfix(step=len(episodes[0].rewards), refresh=False)
     return episodes

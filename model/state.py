@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.files import WriteError, write_json
 from model.geometry import ATTENTIONS, PRESETS, Geometry, GeometryError, preset
 
 SIZES = ("d_model", "layers", "steps", "window", "dendrites")
@@ -116,14 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
         if options.json:
             facts = {"geometry": json.loads(geometry.to_json()), "dendrites": dendrites, "tokens": options.tokens}
             facts |= {"episode": options.episode, "forms": [dataclasses.asdict(row) for row in rows]}
-            partial = options.json.with_name(options.json.name + ".partial")
-            partial.write_text(json.dumps(facts, indent=2) + "\n")
-            partial.replace(options.json)
-    except GeometryError as error:
+            write_json(options.json, facts)
+    except (GeometryError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except OSError as error:
-        print(f"error: cannot write {options.json} ({error.strerror}); choose another", file=sys.stderr)  # noqa: T201
         return 2
     print(table(rows, geometry))  # noqa: T201
     return 0

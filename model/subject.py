@@ -2,7 +2,6 @@
 """A policy artifact or a checkpoint as something to look into: its network, and real tokens for it to read."""
 
 import functools
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -154,16 +153,6 @@ class Observation:
 
     def __post_init__(self) -> None:
         self.decisions = len(self.actions)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write what was found, whole or not at all. Raises `OSError`."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class _Listener:

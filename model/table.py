@@ -28,6 +28,7 @@ from model import cells, data, protocol, tasks
 from model.cells import Cell, Resources, SweepError
 from model.config import ConfigError
 from model.data import DataError
+from model.files import ready, write
 from model.geometry import GeometryError
 from model.protocol import PROTOCOLS, Protocol
 from model.report import markdown
@@ -191,17 +192,6 @@ def _read(path: Path) -> Document:
     return document
 
 
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m model.table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -257,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "model.table", *(sys.argv[1:] if arguments is None else arguments)])
     status = 0
     try:
+        ready(options.json, options.markdown)
         if options.source:
             document = _read(options.source)
         else:
@@ -270,9 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             document = sweep.document(options.suite, command)
         table = markdown(document)
         if options.json:
-            _write(options.json, json.dumps(document, indent=1) + "\n")
+            write(options.json, json.dumps(document, indent=1) + "\n")
         if options.markdown:
-            _write(options.markdown, table)
+            write(options.markdown, table)
     except (ConfigError, DataError, SweepError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.environments import DataError, parse
+from model.files import WriteError, write_json
 
 SUITES = ("mujoco", "adroit", "antmaze", "kitchen", "classic")
 
@@ -230,8 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(chosen))  # noqa: T201
     if options.json:
         try:
-            options.json.write_text(json.dumps([dataclasses.asdict(task) for task in chosen], indent=2) + "\n")
-        except OSError as error:
+            write_json(options.json, [dataclasses.asdict(task) for task in chosen])
+        except WriteError as error:
             print(f"error: {error}", file=sys.stderr)  # noqa: T201
             return 2
     return 0

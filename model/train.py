@@ -3,11 +3,17 @@
 
 Trains the baselines of the spiking network too: `network` in the configuration says which. Writes config.json, log.csv,
 checkpoint.pt (to resume), float.pt and quant.pt (results) and firing.json into the run's folder.
+
+  python -m model.train --dataset hopper/medium-v0 --config hopper
+  python -m model.train --dataset hopper/medium-v0 --config hopper --resume       (goes on after Ctrl-C, bit for bit)
+  python -m model.train --dataset hopper/medium-v0 --config mine.json --out runs/mine
+mine.json holds the fields to change, such as {"geometry": "HOPPER_Z2", "steps": 2000}; every run's config.json has all.
 """
 
 import argparse
 import csv
 import dataclasses
+import io
 import json
 import math
 import os
@@ -25,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from model import data
+from model import data, files
 from model.baselines import Baseline
 from model.checkpoint import Checkpoint, CheckpointError, build, input_scale
 from model.config import PRESETS, ConfigError, TrainConfig, find
@@ -37,6 +43,7 @@ from model.norm import mixing, set_mixing
 PHASES = ("float", "quant")
 VALIDATION_WINDOWS = 256
 LOG_EVERY = 100
+LOG_FIELDS = ("phase", "step", "loss", "validation_loss")
 LOGIT_GAIN = 8.0
 """Of discrete actions: the head's outputs, -1..1, times this are the logits of the choices. The largest is taken."""
 DEVICES = ("auto", "cpu", "cuda")
@@ -111,10 +118,10 @@ class Trainer:
         path = out / "checkpoint.pt"
         if path.exists() and not resume:
             raise CheckpointError(f"{out} already holds a run; continue it with --resume or choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
+        files.ready(out / "config.json")
         if resume and path.exists():
             self._restore(Checkpoint.load(path))
-        (out / "config.json").write_text(config.to_json() + "\n")
+        files.write(out / "config.json", config.to_json() + "\n")
 
     def _enter(self, network: Network | Baseline) -> None:
         self.network = network.to(self.on).train()
@@ -149,9 +156,14 @@ class Trainer:
             return
         here = (PHASES.index(self.phase), self.step)
         with path.open(newline="") as file:
-            head, *rows = csv.reader(file)
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([head, *(r for r in rows if (PHASES.index(r[0]), int(r[1])) <= here)])
+            # a line that a full disk cut off comes again too
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        kept = [row for row in rows if (PHASES.index(row["phase"]), int(row["step"])) <= here]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, LOG_FIELDS)
+        writer.writeheader()
+        writer.writerows(kept)
+        files.write(path, text.getvalue())
 
     def _clock(self) -> None:
         """Add what the run has taken since the last call."""
@@ -256,12 +268,13 @@ class Trainer:
 
     def _log(self, loss: float) -> None:
         path = self.out / "log.csv"
+        row = [self.phase, self.step, f"{loss:.6f}", f"{self._validate():.6f}"]
         new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["phase", "step", "loss", "validation_loss"])
-            writer.writerow([self.phase, self.step, f"{loss:.6f}", f"{self._validate():.6f}"])
+        try:
+            with path.open("a", newline="") as file:
+                csv.writer(file).writerows([LOG_FIELDS, row] if new else [row])
+        except OSError as error:
+            raise files.refusal(path, error) from None
 
     def _result(self, name: str) -> None:
         Checkpoint(self.config, self.network, self.normaliser, self.facts, {}).save(self.out / name)
@@ -276,7 +289,7 @@ class Trainer:
         path = self.out / "firing.json"
         rates = json.loads(path.read_text()) if path.exists() else {}
         rates[self.phase] = firing_rates(record)
-        path.write_text(json.dumps(rates, indent=2) + "\n")
+        files.write_json(path, rates)
 
 
 def kept_steps(steps: int, keep: int) -> list[int]:
@@ -316,6 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU where there is one")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1; more collapse under load)")
     options = parser.parse_args(arguments)
+    for name in ("save_every", "keep", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     torch.set_num_threads(options.threads)
     # lets oneDNN multiply: spikes and integers stay exact in it, and it is twice as fast on many CPUs
     torch.set_float32_matmul_precision("medium")

@@ -261,7 +261,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path: 
 def test_a_full_disk_is_a_sentence_and_leaves_nothing_partial(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, steps=2, quant_steps=0)
     run = trainer(tmp_path / "run", config=config)
-    (tmp_path / "run" / "checkpoint.partial").symlink_to("/dev/full")
+    (tmp_path / "run" / "checkpoint.pt.partial").symlink_to("/dev/full")
     with pytest.raises(
         CheckpointError, match=r"checkpoint.pt cannot be written \(No space left on device\); make room"
     ):
