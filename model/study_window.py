@@ -87,6 +87,8 @@ def draw(figure: Figure, rows: list[Row]) -> None:
                 axes.plot(*points, marker="o", markersize=4, color=study_draw.COLOURS[number], label=f"seed {seed}")
             study_draw.say_if_missing(axes, chosen, value)
             axes.set(xlabel=labels[varied].format(**base), ylabel=label)
+            if value not in ("validation_loss", "return"):
+                axes.set_ylim(bottom=0)  # a cost is read as a share of another
             axes.set_xscale("log", base=2)
             axes.set_xticks(sorted({row[varied] for row in chosen}))
             axes.xaxis.set_major_formatter("{x:.0f}")
