@@ -84,7 +84,11 @@ class Agent:
         return executed
 
     def reward(self, reward: float) -> None:
-        """Take a reward off the return still to go. Raises `AgentError` for a NaN or an infinity."""
+        """Take a reward off the return still to go, unless the policy was trained with delayed rewards.
+
+        Raises `AgentError` for a NaN or an infinity.
+        """
         if not np.isfinite(reward):
             raise AgentError(f"the reward of step {self.step - 1} is {reward}; the environment has diverged")
-        self.return_to_go -= reward
+        if not self.policy.delayed:
+            self.return_to_go -= reward

@@ -150,6 +150,11 @@ class Policy:
         return len(self.input_scale)
 
     @property
+    def delayed(self) -> bool:
+        """Whether it was trained with all reward at the end of an episode: its return-to-go then stays as asked."""
+        return bool(self.provenance.get("config", {}).get("delayed"))
+
+    @property
     def digest(self) -> str:
         """SHA-256 over every tensor and every metadata field, hexadecimal."""
         tensors, metadata = self._contents()

@@ -180,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tokens, source = subject.tokens(count, options.seed)
         observation = subject.observe(tokens, subject.streams)
         result = audit(observation, subject.geometry)
+        equal = subject.policy is None or equals_golden(subject, tokens, observation.actions)
         if options.json:
             content: dict[str, Any] = {
                 "file": options.file.name,
@@ -187,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "digest": subject.policy.digest if subject.policy else None,
                 "tokens": source,
                 "decisions": observation.decisions,
-                "holds": result.holds,
+                "holds": result.holds and equal,
+                "equals_golden": equal if subject.policy else None,
                 "verdict": result.verdict,
                 "rows": [asdict(row) for row in result.rows],
             }
@@ -195,10 +197,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArtifactError, CheckpointError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)  # noqa: T201
+        return 130
     print(table(result.rows))  # noqa: T201
     print("\ncounts per decision; real: those whose spike was there")  # noqa: T201
     print(f"{options.file.name} ({subject.kind}), {observation.decisions} decisions on {source}")  # noqa: T201
-    if subject.policy is not None and not equals_golden(subject, tokens, observation.actions):
+    if not equal:
         print("FOUND: its actions are not the golden network's")  # noqa: T201
         return 1
     print(f"{'HOLDS' if result.holds else 'FOUND'}: {result.verdict}")  # noqa: T201

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from model import kernels
 from model.files import WriteError, ready, write_json
-from model.geometry import HOPPER_Z2, Geometry
+from model.geometry import HOPPER_Z2, Geometry, GeometryError
 from model.layers import Structure, float_network
 from model.network import Network
 from model.norm import set_mixing
@@ -315,9 +315,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(show(result))
         if options.json:
             write_json(options.json, result)
-    except WriteError as error:
+    except (GeometryError, WriteError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)  # noqa: T201
+        return 130
     return 0
 
 

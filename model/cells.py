@@ -92,7 +92,10 @@ class Resources:
 def finished(cell: Cell, out: Path) -> dict[str, Any] | None:
     """Return the result of a cell that is done, or None."""
     path = cell.folder(out) / "result.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+    try:
+        return json.loads(path.read_text()) if path.is_file() else None
+    except ValueError:  # damaged: the cell does again what it has no files of
+        return None
 
 
 def run(cell: Cell, out: Path, resources: Resources) -> dict[str, Any]:
@@ -191,6 +194,12 @@ def sweep(
     this checkout under the same paths. Closing the iterator stops the cells; they go on from their last checkpoint.
     Raises `SweepError`.
     """
+    gpus = torch.cuda.device_count()
+    if address is None and resources.gpus > gpus:
+        raise SweepError(
+            f"a cell asks for {resources.gpus:g} GPUs and this machine has {gpus}: leave --gpus-per-cell out, or give "
+            "--ray-address"
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local: dict[str, Any] = {"num_cpus": workers * resources.cpus, "object_store_memory": 100 * 2**20}
     where = {"address": address} if address else local | {"include_dashboard": False}

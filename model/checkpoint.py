@@ -2,7 +2,6 @@
 """Training results on disk: a network's state with all that is needed to rebuild, evaluate and export it."""
 
 import io
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,9 @@ class Checkpoint:
             facts = content["facts"]
             network = build(config, len(content["mean"]) + facts["actions"] + 1, facts["actions"], content["quantised"])
             network.load_state_dict(content["state"])
-        # what reading bytes that are no pickle can raise is many things
-        except (RuntimeError, LookupError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(f"{path} is no usable checkpoint: {str(error).splitlines()[0]}") from None
-        return cls(config, network, normaliser, facts, content["progress"])
+            return cls(config, network, normaliser, facts, content["progress"])
+        except KeyError as error:
+            raise CheckpointError(f"{path} is no usable checkpoint: it lacks {error}") from None
+        except Exception as error:  # what reading bytes that are no pickle can raise is many things
+            words = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(f"{path} is no usable checkpoint: {words}; copy or train it again") from None

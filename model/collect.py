@@ -91,7 +91,9 @@ def import_npz(file: Path, dataset: str, environment: str) -> int:
     return len(buffers)
 
 
-def run_policy(file: Path, dataset: str, episodes: int, noise: float, seed: int, environment: str = "") -> list[float]:
+def run_policy(
+    file: Path, dataset: str, episodes: int, noise: float, seed: int, environment: str = "", progress: bool = False
+) -> list[float]:
     """Run an artifact on the golden network for whole episodes, make a data set of them, and return their returns.
 
     noise : standard deviation of normal noise added to every action before clipping to -1..1, or to every score.
@@ -112,6 +114,8 @@ def run_policy(file: Path, dataset: str, episodes: int, noise: float, seed: int,
         policy.target_return,
         range(seed, seed + episodes),
         lambda action: action + rng.normal(0.0, noise, action.shape),
+        delayed=policy.delayed,
+        progress=progress,
     )
     buffers = [
         EpisodeBuffer(
@@ -301,7 +305,8 @@ def _do(options: argparse.Namespace, progress: bool) -> str:
         done = agents.train(options.env, options.out, options.algorithm, options.steps, options.seed, progress)
         return f"{options.out}: {done}"
     if options.command == "policy":
-        returns = run_policy(options.file, options.dataset, options.episodes, options.noise, options.seed, options.env)
+        flown = options.episodes, options.noise, options.seed, options.env, progress
+        returns = run_policy(options.file, options.dataset, *flown)
     else:
         if options.steps and options.episodes:
             raise DataError("--steps and --episodes do not go together; give one of them")

@@ -172,11 +172,20 @@ class TrainConfig:
             raise ConfigError(f"unknown configuration field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         try:
             geometry = choices["geometry"]
+            structure = choices.get("structure", {})
+            for name, part, kind in (("geometry", geometry, Geometry), ("structure", structure, Structure)):
+                fields = {f.name for f in dataclasses.fields(kind) if f.init}
+                if isinstance(part, dict) and (odd := sorted(set(part) - fields)):
+                    raise ConfigError(f"unknown field {', '.join(odd)} of {name}; known: {', '.join(sorted(fields))}")
+                if not isinstance(part, (dict, str) if kind is Geometry else dict):
+                    raise ConfigError(f"{name} must be an object of its fields, not {part!r}")
             choices["geometry"] = preset(geometry) if isinstance(geometry, str) else Geometry(**geometry)
-            choices["structure"] = Structure(**choices.get("structure", {}))
+            choices["structure"] = Structure(**structure)
             return cls(**choices)
         except KeyError:
             raise ConfigError("the configuration lacks the field geometry") from None
+        except ConfigError:
+            raise
         except (TypeError, ValueError, GeometryError) as error:
             raise ConfigError(f"the configuration is not usable: {error}") from None
 
@@ -194,4 +203,7 @@ def find(name_or_path: str) -> TrainConfig:
     path = Path(name_or_path)
     if not path.is_file():
         raise ConfigError(f"{name_or_path!r} is neither a preset ({', '.join(PRESETS)}) nor a JSON file")
-    return TrainConfig.from_json(path.read_text())
+    try:
+        return TrainConfig.from_json(path.read_text())
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no JSON file") from None

@@ -107,7 +107,9 @@ def _read(dataset: str) -> Episodes:
             seen = flatten(loaded.observation_space, episode.observations)[: len(actions[-1])]
             observations.append(_finite(seen, "observations", owner).astype(np.float32))
             rewards.append(_finite(episode.rewards, "rewards", owner).astype(np.float32))
-    except (OSError, KeyError) as error:
+    except DataError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:  # of HDF5, JSON and Minari
         raise DataError(f"the data set {dataset} in {local_root()} is damaged ({error}); make it again") from None
     if not rewards:
         raise DataError(f"the data set {dataset} holds no episodes; make it again")

@@ -351,6 +351,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ArtifactError, CheckpointError, DataError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)  # noqa: T201
+        return 130
     print(tables(costs))  # noqa: T201
     return 0
 

@@ -51,7 +51,7 @@ def evaluate(
         normaliser = Normaliser(policy.input_mean, policy.input_std, policy.return_scale)
         brain, environment, kind, digest = GoldenBrain(policy, effort), policy.environment, "golden", policy.digest
         trained_for, dataset, dense = policy.target_return, policy.provenance.get("dataset"), policy.geometry
-        delayed = bool(policy.provenance.get("config", {}).get("delayed"))
+        delayed = policy.delayed
     else:
         saved = Checkpoint.load(file)
         normaliser, environment, digest = saved.normaliser, saved.facts["environment"], state_digest(saved.network)

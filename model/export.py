@@ -137,6 +137,10 @@ def export(checkpoint: Path, scores: Sequence[Path] = ()) -> tuple[Policy, dict[
     """
     saved = Checkpoint.load(checkpoint)
     network, config = saved.network, saved.config
+    if config.network != "spiking":
+        raise ExportError(
+            f"{checkpoint} is the baseline {config.network}, which has no integer form; nothing to export"
+        )
     if not network.quantised:
         raise ExportError(f"{checkpoint} is the float network; export the quantised one, usually quant.pt beside it")
     tensors = integer_tensors(network)
@@ -191,6 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="results of `python -m model.evaluate --json` to store inside",
     )
     options = parser.parse_args(arguments)
+    if options.out.suffix != ".safetensors":
+        parser.error(f"--out must end in .safetensors, not {options.out.name}: other commands know artifacts by it")
     try:
         ready(options.out)
         policy, needed = export(options.checkpoint, options.scores)

@@ -65,7 +65,7 @@ class Subject:
                 environment=policy.environment,
                 dataset=policy.provenance.get("dataset", ""),
                 target_return=policy.target_return,
-                delayed=bool(config.get("delayed")),
+                delayed=policy.delayed,
                 streams=True,
                 length=config.get("length", policy.geometry.context),
             )

@@ -225,9 +225,11 @@ def _sweep(options: argparse.Namespace) -> Sweep:
             f"{', '.join(strangers)} is not in the suite {options.suite}; leave --tasks out to see what is"
         )
     budget = {f.name: getattr(options, f.name) for f in dataclasses.fields(Budget)}
-    for name, value in {**budget, **{n: getattr(options, n) for n in ("seeds", "episodes", "checkpoints")}}.items():
-        if value is not None and value < (0 if name == "quant_steps" else 1):
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    counts = ("seeds", "episodes", "checkpoints", "workers", "cpus_per_cell", "gpus_per_cell")
+    for name, value in {**budget, **{n: getattr(options, n) for n in counts}}.items():
+        least = 0 if name in ("quant_steps", "gpus_per_cell") else 1
+        if value is not None and not value >= least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
     rule = PROTOCOLS[options.protocol]
     replaced = {name: getattr(options, name) for name in ("episodes", "checkpoints")}
     rule = dataclasses.replace(rule, **{name: value for name, value in replaced.items() if value is not None})

@@ -235,9 +235,11 @@ class Trainer:
         loss = self._loss(self.windows, c.batch, self.rng)
         value = loss.item()
         if not math.isfinite(value):
+            saved = (self.out / "checkpoint.pt").exists()
             raise TrainError(
                 f"the loss of {self.phase} update {self.step} is {value}: lower the learning rate, or look "
-                f"for extreme values in {self.facts['dataset']}; {self.out} holds the last state that was saved"
+                f"for extreme values in {self.facts['dataset']}; "
+                + (f"{self.out} holds the last state that was saved" if saved else "nothing was saved yet")
             )
         self.optimiser.zero_grad()
         loss.backward()

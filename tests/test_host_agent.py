@@ -58,6 +58,14 @@ def test_tokens_hold_observation_previous_action_and_return_to_go():
     np.testing.assert_array_equal(recorder.tokens[-1][4:6], 0)
 
 
+def test_delayed_rewards_leave_the_return_to_go_as_in_training():
+    policy = dataclasses.replace(random_policy(TINY, 3, 4, 2), provenance={"config": {"delayed": True}})
+    agent = Agent(Recorder(), policy, SPACE, target_return=500.0)
+    agent.act(np.zeros(4))
+    agent.reward(30.0)
+    assert agent.return_to_go == 500.0
+
+
 def test_a_discrete_action_is_the_largest_word_and_its_one_hot_comes_back():
     policy = random_policy(TINY, 3, 4, 3)
     recorder = Recorder()

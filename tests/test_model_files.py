@@ -68,7 +68,7 @@ def test_commands_refuse_a_place_that_takes_no_file_before_they_work(
     (tmp_path / "file").write_text("")
     if work:
         monkeypatch.setattr(work, _never)
-    assert main([*arguments, str(tmp_path / "file" / "result")]) == 2
+    assert main([*arguments, str(tmp_path / "file" / "result.safetensors")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
@@ -96,6 +96,22 @@ def test_a_value_of_the_wrong_kind_is_a_sentence(change: dict[str, object], sent
         dataclasses.replace(PRESET, **change)
     assert str(caught.value) == sentence
     assert TrainConfig.from_json(PRESET.to_json()) == PRESET
+
+
+@pytest.mark.parametrize(
+    ("part", "sentence"),
+    [
+        ({"geometry": {"wide": 1}}, "unknown field wide of geometry; known: action_size, "),
+        ({"geometry": "TINY", "structure": {"tap": 1}}, "unknown field tap of structure; known: heads, "),
+        ({"geometry": None}, "geometry must be an object of its fields, not None"),
+        ({"geometry": "TINY", "structure": [1]}, "structure must be an object of its fields, not [1]"),
+        ({"geometry": "TINY", "rate": "fast"}, "rate must be a number, not 'fast'"),
+    ],
+)
+def test_a_configuration_file_says_which_field_is_wrong(part: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.from_json(json.dumps(part))
+    assert str(caught.value).startswith(sentence)
 
 
 @pytest.mark.parametrize("option", ["--save-every", "--keep", "--threads"])
