@@ -87,6 +87,11 @@ class Checkpoint:
             raise CheckpointError(f"there is no checkpoint {path}; train one with `python -m model.train`")
         try:
             content = torch.load(path, weights_only=True, map_location="cpu")
+        except Exception:  # of bytes that are no checkpoint it raises many things, and advises to trust them
+            raise CheckpointError(
+                f"{path} is no usable checkpoint: cut off, damaged or another kind of file; copy or train it again"
+            ) from None
+        try:
             config = TrainConfig.from_json(content["config"])
             normaliser = Normaliser(np.array(content["mean"]), np.array(content["std"]), config.return_scale)
             facts = content["facts"]
@@ -95,6 +100,5 @@ class Checkpoint:
             return cls(config, network, normaliser, facts, content["progress"])
         except KeyError as error:
             raise CheckpointError(f"{path} is no usable checkpoint: it lacks {error}") from None
-        except Exception as error:  # what reading bytes that are no pickle can raise is many things
-            words = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{path} is no usable checkpoint: {words}; copy or train it again") from None
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} is no usable checkpoint: {str(error).splitlines()[0]}") from None
