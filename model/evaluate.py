@@ -23,6 +23,7 @@ from model.checkpoint import Checkpoint, CheckpointError
 from model.data import DataError, Normaliser, normalised_score
 from model.files import ready, write_json
 from model.network import Network
+from model.product import unrounded
 from model.rollout import Brain, Effort, GoldenBrain, RecomputeBrain, StreamBrain, run
 
 
@@ -35,6 +36,7 @@ def state_digest(network: Network) -> str:
     return state.hexdigest()
 
 
+@unrounded()
 def evaluate(
     file: Path, episodes: int, seed: int, target_return: float | None, progress: bool = False
 ) -> dict[str, Any]:

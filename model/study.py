@@ -26,9 +26,10 @@ from matplotlib.figure import Figure
 
 from model import study_bits, study_entropy, study_field, study_norms, study_position, study_streaming, study_window
 from model.cells import SENTENCES, commit, versions
+from model.files import ready, save, write
 from model.geometry import PRESETS, preset
 from model.study_draw import STYLE
-from model.study_runs import Bench, Budget, Row, Study, summed_up, write
+from model.study_runs import Bench, Budget, Row, Study, summed_up
 from model.tasks import find
 
 STUDIES: dict[str, Study] = {
@@ -93,14 +94,11 @@ def table(study: Study, rows: Sequence[Row]) -> str:
 
 def draw(study: Study, rows: list[Row], path: Path) -> None:
     """Write a study's figure, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=study.size, layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
         study.draw(figure, rows)
-        figure.savefig(partial, format="png", metadata={"Software": None})
-    partial.replace(path)
+        save(path, lambda partial: figure.savefig(partial, format="png", metadata={"Software": None}))
 
 
 def _bench(options: argparse.Namespace, command: str) -> Bench:
@@ -169,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown or not chosen:
         problem = f"unknown study {', '.join(unknown)}" if unknown else "name a study"
         parser.error(f"{problem}; there are {', '.join(STUDIES)}, or all")
-    for name, least in (("steps", 1), ("quant_steps", 1), ("batch", 1), ("seeds", 1), ("episodes", 0)):
+    for name, least in (("steps", 1), ("quant_steps", 1), ("batch", 1), ("seeds", 1), ("threads", 1), ("episodes", 0)):
         if getattr(options, name) < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}")
     if "streaming" in chosen and not options.episodes and not options.redraw:
@@ -180,7 +178,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # as in training: spikes and integers stay exact in it, and it is twice as fast on many CPUs
     torch.set_float32_matmul_precision("medium")
     command = shlex.join(["python", "-m", "model.study", *(sys.argv[1:] if arguments is None else arguments)])
+    several = len(chosen) > 1
+    results, figures = (
+        {name: place / f"{name}.{kind}" if several else place for name in chosen} if place else {}
+        for place, kind in ((options.json, "json"), (options.png, "png"))
+    )
     try:
+        ready(*results.values(), *figures.values())
         if options.redraw:
             _redraw(options)
             return 0
@@ -189,11 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             study = STUDIES[name]
             rows = study.measure(bench)
             print(f"{study.name}: {study.summary}\n{table(study, rows)}")  # noqa: T201
-            if options.json:
-                path = options.json if len(chosen) == 1 else options.json / f"{name}.json"
-                write(path, json.dumps(result(study, bench, rows)) + "\n")
-            if options.png:
-                draw(study, rows, options.png if len(chosen) == 1 else options.png / f"{name}.png")
+            if name in results:
+                write(results[name], json.dumps(result(study, bench, rows)) + "\n")
+            if name in figures:
+                draw(study, rows, figures[name])
     except (*SENTENCES, StudyError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2

@@ -27,6 +27,7 @@ from model import data, evaluate
 from model.checkpoint import Checkpoint
 from model.config import TrainConfig
 from model.data import Episodes, Windows
+from model.files import write_json
 from model.geometry import Geometry
 from model.tasks import Task
 from model.train import Trainer
@@ -151,7 +152,7 @@ class Bench:
             return dict.fromkeys(("mean_return", "normalised_score", "active_rows_per_decision"))
         path = file.with_name(f"{file.stem}-score-{self.budget.episodes}.json")
         if not path.exists():
-            write(path, json.dumps(evaluate.evaluate(file, self.budget.episodes, 0, None)) + "\n")
+            write_json(path, evaluate.evaluate(file, self.budget.episodes, 0, None))
         return dict(json.loads(path.read_text()))
 
     def score_all(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -184,14 +185,6 @@ def branch(run: Run, config: TrainConfig, folder: Path) -> None:
     """Start a new run in `folder` at the end of another's float phase; their configurations differ only after it."""
     saved = Checkpoint.load(run.folder / "checkpoint.pt")
     dataclasses.replace(saved, config=config).save(folder / "checkpoint.pt")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(path.suffix + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def summed_up(rows: Sequence[Row], keys: Sequence[str], values: Sequence[str]) -> list[Row]:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from model import study_draw
 from model.network import Network
+from model.product import unrounded
 from model.rollout import Brain, RecomputeBrain, StreamBrain, run
 from model.study_runs import QUIET, Bench, Row, Study
 
@@ -61,6 +62,7 @@ def recomputed(network: Network, tokens: Tensor, length: int, batch: int = 128) 
     return torch.cat([network(part.contiguous(), mask)[:, -1] for part, mask in parts])
 
 
+@unrounded()
 def differences(network: Network, episodes: Sequence[Tensor], length: int) -> Row:
     """Compare both on the same tokens: share of decisions that differ, and by how much."""
     gaps = torch.cat([(streamed(network, e) - recomputed(network, e, length)).abs().amax(1) for e in episodes])
@@ -79,6 +81,7 @@ def measure(bench: Bench) -> list[Row]:
         saved = trained.load()
         network, seeds = saved.network, range(budget.episodes)
 
+        @unrounded()
         def fly(brain: Any, saved: Any = saved, seeds: Any = seeds) -> float:
             arguments = (saved.facts["environment"], saved.normaliser, saved.config.target_return, seeds)
             return float(np.mean([sum(episode.rewards) for episode in run(brain, *arguments)]))

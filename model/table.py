@@ -3,7 +3,8 @@
 
 Each cell (task, method, seed) runs in a process of its own, keeps its state in its own folder below --out, and goes on
 where it was when the command is given again; a cell that fails leaves the others alone. Methods: spiking networks by
-their attention (float, and deployed as integers on the golden network), and baselines of as many parameters.
+their attention (float, and deployed as integers on the golden network), and baselines of as many parameters. Exit code
+0: nothing failed, 1: a cell failed (the table says why), 2: nothing was run, 130: interrupted.
 
   python -m model.table --suite classic --json classic.json --markdown classic.md
   python -m model.table --suite hopper --tasks hopper-medium --methods pssa dt-1-token --steps 2000
@@ -102,6 +103,11 @@ class Sweep:
         """All cells, a seed of everything before the next seed: a sweep that is stopped early still compares."""
         all_cells = [cell for row in self.rows.values() for cells_ in row.values() for cell in cells_]
         return sorted(all_cells, key=lambda cell: cell.seed)
+
+    @property
+    def failures(self) -> bool:
+        """Whether any cell failed."""
+        return bool(self.failed) or any("failed" in result for result in self.results.values())
 
     def document(self, suite: str, command: str) -> Document:
         """Return all that the table says, and what determines it, for JSON."""
@@ -258,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             workers = options.workers or max(1, (os.cpu_count() or 1) // options.cpus_per_cell)
             try:
                 fill(sweep, options.out, resources, workers, options.ray_address, os.environ.get("TERM") != "dumb")
+                status = int(sweep.failures)
             except KeyboardInterrupt:
                 status = 130
             document = sweep.document(options.suite, command)
@@ -273,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped before any cell began", file=sys.stderr)  # noqa: T201
         return 130
     sys.stdout.write(table)
-    if status:
+    if status == 130:
         print(f"stopped; the same command goes on (everything is in {options.out})", file=sys.stderr)  # noqa: T201
     return status
 

@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,14 @@ def lively(geometry: Geometry, structure: Structure | None = None) -> Network:
         for layer in (block.kvq, block.proj, block.fc1, block.fc2):
             torch.nn.init.normal_(layer.linear.weight, std=0.6)
     return network.eval()
+
+
+@pytest.fixture
+def rounded() -> Iterator[None]:
+    """What a command sets, for training."""
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision("highest")
 
 
 # entropy
@@ -211,6 +220,7 @@ def test_maps_are_the_weights_that_the_attention_gives_values(form: str):
 # streaming, bits, window, norms
 
 
+@pytest.mark.usefixtures("rounded")
 def test_streaming_and_recompute_part_below_the_context():
     network = lively(TINY)
     episodes = [torch.randn(40, 15, generator=torch.Generator().manual_seed(seed)) for seed in (8, 9)]
@@ -231,6 +241,7 @@ def test_recompute_decides_early_tokens_from_what_there_is():
     assert torch.allclose(study_streaming.recomputed(network, tokens, 24, batch=2), expected, atol=1e-6)
 
 
+@pytest.mark.usefixtures("rounded")
 def test_streaming_study_flies_both(bench: Bench):
     rows = study_streaming.measure(bench)
     streaming, again = rows[0], rows[-1]
@@ -370,7 +381,7 @@ def test_command_refuses_what_it_cannot_read(arguments, sentence, capsys):
         (["norms", "--geometry", "HUGE"], "unknown geometry 'HUGE'"),
         (["norms", "--task", TASK, "--d-model", "17"], "d_model must be a multiple of group"),
         (["norms", "--redraw", "{here}/none.json", "--png", "x.png"], "none.json"),
-        (["norms", "--redraw", "{here}/data.npz", "--png", "x.png"], "no result of a study"),
+        (["norms", "--redraw", "{here}/swing.npz", "--png", "x.png"], "no result of a study"),
     ],
 )
 def test_command_says_in_a_sentence_what_is_wrong(arguments, sentence, library: Path, tmp_path: Path, capsys):

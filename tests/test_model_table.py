@@ -95,7 +95,7 @@ def test_a_table_is_filled_by_the_command_and_a_failing_cell_fails_alone(
 
     start = cells.sweep
     monkeypatch.setattr(cells, "sweep", sweep)
-    assert table.main([*arguments, *files]) == 0
+    assert table.main([*arguments, *files]) == 1
     assert deaths == [{"failed": "its process died (WorkerCrashedError); the memory may have run out"}]
     printed, errors = capsys.readouterr()
     assert printed == (tmp_path / "table.md").read_text()
