@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from model import study
 from model.artifact import Policy
+from model.report import markdown
 from sim import table
 from sim.bench import DEFAULT_POLICY
 
@@ -56,3 +58,23 @@ def test_missing_result_names_the_command_that_makes_it(monkeypatch, tmp_path, c
     monkeypatch.setattr(table, "RESULTS", tmp_path)
     assert table.main([]) == 2
     assert "python host/run_episode.py" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suite", ["hopper", "adroit", "classic"])
+def test_tables_of_scores_are_printed_from_their_data_and_keep_the_protocol(suite):
+    document = json.loads((table.RESULTS / f"{suite}.json").read_text())
+    assert (table.RESULTS / f"{suite}.md").read_text() == markdown(document)
+    assert document["protocol"]["name"] == "honest"
+    assert len(document["protocol"]["seeds"]) >= 3
+    assert document["protocol"]["episodes"] >= 20
+    filled = [row for task in document["tasks"] for row in task["rows"]]
+    assert filled
+    assert all(row["float_last"]["runs"] >= 3 and not row["problems"] for row in filled)
+
+
+@pytest.mark.parametrize("name", sorted(set(study.STUDIES) - {"entropy"}))
+def test_studies_page_shows_the_tables_that_are_printed(name):
+    document = json.loads((table.RESULTS / "studies" / f"{name}.json").read_text())
+    assert study.table(study.STUDIES[name], document["rows"]) in (table.RESULTS.parent / "studies.md").read_text()
+    assert document["budget"]["seeds"] >= 3
+    assert (table.RESULTS / "studies" / f"{name}.png").is_file()
