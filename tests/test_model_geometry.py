@@ -135,7 +135,7 @@ def test_documentation_shows_the_table_that_is_printed(capsys) -> None:
         (["--geometry", "HUGE"], "the presets are TINY, ODD, HOPPER_Z2"),
         (["--d-model", "100"], "multiple of group"),
         (["--dendrites", "40"], "dendrites must be 2 to 32"),
-        (["--json", "absent/state.json"], "cannot write absent/state.json"),
+        (["--json", "/dev/null/state.json"], "/dev/null/state.json cannot be written"),
     ],
 )
 def test_bad_sizes_and_files_are_one_sentence(options, says, tmp_path, monkeypatch, capsys) -> None:
