@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import time
 import traceback
@@ -185,6 +186,20 @@ def _on_worker(cell: Cell, out: str, resources: Resources, environment: dict[str
     return run(cell, Path(out), resources)
 
 
+def _reach(address: str) -> None:
+    """Raise `SweepError` where nothing listens at [ray://]host:port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise SweepError(
+            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, or leave --ray-address "
+            "out to use this machine"
+        ) from None
+
+
 def sweep(
     cells: Sequence[Cell], out: Path, resources: Resources, workers: int, address: str | None
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -200,6 +215,8 @@ def sweep(
             f"a cell asks for {resources.gpus:g} GPUs and this machine has {gpus}: leave --gpus-per-cell out, or give "
             "--ray-address"
         )
+    if address is not None:
+        _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local: dict[str, Any] = {"num_cpus": workers * resources.cpus, "object_store_memory": 100 * 2**20}
     where = {"address": address} if address else local | {"include_dashboard": False}

@@ -4,6 +4,7 @@
 import contextlib
 import dataclasses
 import json
+import socket
 import os
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,13 @@ def test_mistakes_are_sentences(
 
 def _absent(dataset: str) -> None:
     raise data.DataError(f"there is no data set {dataset}")
+
+
+def test_a_cluster_that_does_not_answer_is_a_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    with pytest.raises(cells.SweepError, match=f"no Ray cluster answers at {address} .*; start one with"):
+        next(cells.sweep([], tmp_path, Resources(), 1, address))
 
 
 def test_a_method_that_cannot_be_configured_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
