@@ -222,7 +222,7 @@ def sweep(
     where = {"address": address} if address else local | {"include_dashboard": False}
     try:
         ray.init(**where, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises bare exceptions too, such as when a loaded machine is too slow to start it
         raise SweepError(f"Ray does not start at {address or 'this machine'}: {' '.join(str(error).split())}") from None
     try:
         # a process per cell: no cell inherits another's memory, threads or random numbers
