@@ -60,7 +60,7 @@ def test_missing_result_names_the_command_that_makes_it(monkeypatch, tmp_path, c
     assert "python host/run_episode.py" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("suite", ["hopper", "adroit", "classic"])
+@pytest.mark.parametrize("suite", ["hopper", "mujoco", "adroit", "classic"])
 def test_tables_of_scores_are_printed_from_their_data_and_keep_the_protocol(suite):
     document = json.loads((table.RESULTS / f"{suite}.json").read_text())
     assert (table.RESULTS / f"{suite}.md").read_text() == markdown(document)
