@@ -22,6 +22,7 @@ import torch
 
 from model.artifact import ACTION_SCALE, ArtifactError
 from model.checkpoint import CheckpointError
+from model.command import check_least, ended
 from model.environments import DataError
 from model.files import ready, write_json
 from model.geometry import Geometry
@@ -169,9 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default 0)")
     parser.add_argument("--json", type=Path, help="also write rows and verdict to this file")
     options = parser.parse_args(arguments)
-    for name, least in (("tokens", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name} must be at least {least}")
+    check_least(parser, options, tokens=1, seed=0)
     torch.set_num_threads(1)
     try:
         ready(options.json)
@@ -194,12 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "rows": [asdict(row) for row in result.rows],
             }
             write_json(options.json, content)
-    except (ArtifactError, CheckpointError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)  # noqa: T201
-        return 130
+    except (ArtifactError, CheckpointError, DataError, OSError, KeyboardInterrupt) as error:
+        return ended(error)
     print(table(result.rows))  # noqa: T201
     print("\ncounts per decision; real: those whose spike was there")  # noqa: T201
     print(f"{options.file.name} ({subject.kind}), {observation.decisions} decisions on {source}")  # noqa: T201

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from model import kernels
+from model.command import check_least, ended
 from model.files import WriteError, ready, write_json
 from model.geometry import HOPPER_Z2, Geometry, GeometryError
 from model.layers import Structure, float_network
@@ -305,9 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch; compiled functions use one (1)")
     parser.add_argument("--json", type=Path, help="also write the result, every repetition in it, to this file")
     options = parser.parse_args(arguments)
-    for name in ("d_model", "batch", "tokens", "repetitions", "threads"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    check_least(parser, options, d_model=1, batch=1, tokens=1, repetitions=1, threads=1)
     torch.set_num_threads(options.threads)
     try:
         ready(options.json)
@@ -315,12 +314,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(show(result))
         if options.json:
             write_json(options.json, result)
-    except (GeometryError, WriteError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)  # noqa: T201
-        return 130
+    except (GeometryError, WriteError, KeyboardInterrupt) as error:
+        return ended(error)
     return 0
 
 

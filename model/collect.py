@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from model import agents
 from model.artifact import ArtifactError, Policy
+from model.command import check_least, ended
 from model.data import Normaliser, local_root
 from model.environments import Actions, DataError, make
 from model.files import write_json
@@ -320,21 +321,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    for name in ("steps", "episodes"):
-        if getattr(options, name, None) is not None and getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1")
-    if getattr(options, "seed", 0) < 0:
-        parser.error("--seed must be at least 0")
+    check_least(parser, options, steps=1, episodes=1, seed=0)
     if not 0 <= getattr(options, "noise", 0.0) < np.inf:
         parser.error("--noise must be 0 or more")
     try:
         print(_do(options, os.environ.get("TERM") != "dumb"))  # noqa: T201
-    except (DataError, ArtifactError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)  # noqa: T201
-        return 130
+    except (DataError, ArtifactError, OSError, KeyboardInterrupt) as error:
+        return ended(error)
     return 0
 
 

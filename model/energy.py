@@ -20,6 +20,7 @@ import torch
 
 from model.artifact import ArtifactError
 from model.checkpoint import CheckpointError
+from model.command import check_least, ended
 from model.energy_model import AC_PJ, FETCHES, MAC_PJ, PUBLISHED, Counts, Sizes, Widths, modelled_uj, papers_uj
 from model.environments import DataError
 from model.files import ready, save, write_json
@@ -337,9 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write counts and energies to this file")
     parser.add_argument("--png", type=Path, help="also draw them into this file")
     options = parser.parse_args(arguments)
-    for name, least in (("tokens", 1), ("seed", 0)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name} must be at least {least}")
+    check_least(parser, options, tokens=1, seed=0)
     torch.set_num_threads(1)
     try:
         ready(options.json, options.png)
@@ -348,12 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_json(options.json, report(costs, options.seed))
         if options.png:
             draw(costs, options.png)
-    except (ArtifactError, CheckpointError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)  # noqa: T201
-        return 130
+    except (ArtifactError, CheckpointError, DataError, OSError, KeyboardInterrupt) as error:
+        return ended(error)
     print(tables(costs))  # noqa: T201
     return 0
 

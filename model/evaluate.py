@@ -20,6 +20,7 @@ import torch
 
 from model.artifact import ArtifactError, Policy
 from model.checkpoint import Checkpoint, CheckpointError
+from model.command import check_least, ended
 from model.data import DataError, Normaliser, normalised_score
 from model.files import ready, write_json
 from model.network import Network
@@ -114,9 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
     options = parser.parse_args(arguments)
-    for name, least in (("episodes", 1), ("seed", 0), ("threads", 1)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name} must be at least {least}")
+    check_least(parser, options, episodes=1, seed=0, threads=1)
     if options.target_return is not None and not math.isfinite(options.target_return):
         parser.error("--target-return must be a finite number")
     torch.set_num_threads(options.threads)
@@ -127,12 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(sentence(result))  # noqa: T201
         if options.json:
             write_json(options.json, result)
-    except (CheckpointError, ArtifactError, DataError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)  # noqa: T201
-        return 130
+    except (CheckpointError, ArtifactError, DataError, OSError, KeyboardInterrupt) as error:
+        return ended(error)
     return 0
 
 

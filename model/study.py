@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 
 from model import study_bits, study_entropy, study_field, study_norms, study_position, study_streaming, study_window
 from model.cells import SENTENCES, commit, versions
+from model.command import check_least, ended
 from model.files import ready, save, write
 from model.geometry import PRESETS, preset
 from model.study_draw import STYLE
@@ -167,9 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown or not chosen:
         problem = f"unknown study {', '.join(unknown)}" if unknown else "name a study"
         parser.error(f"{problem}; there are {', '.join(STUDIES)}, or all")
-    for name, least in (("steps", 1), ("quant_steps", 1), ("batch", 1), ("seeds", 1), ("threads", 1), ("episodes", 0)):
-        if getattr(options, name) < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    check_least(parser, options, steps=1, quant_steps=1, batch=1, seeds=1, threads=1, episodes=0)
     if "streaming" in chosen and not options.episodes and not options.redraw:
         parser.error("the study streaming compares decisions of episodes; set --episodes to at least 1")
     if options.redraw and (len(chosen) != 1 or not options.png):
@@ -197,12 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write(results[name], json.dumps(result(study, bench, rows)) + "\n")
             if name in figures:
                 draw(study, rows, figures[name])
-    except (*SENTENCES, StudyError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; give the same command again to go on (trainings are in {options.out})", file=sys.stderr)  # noqa: T201
-        return 130
+    except (*SENTENCES, StudyError, OSError, KeyboardInterrupt) as error:
+        return ended(error, f"stopped; give the same command again to go on (trainings are in {options.out})")
     return 0
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Norms: layer norm, batch norm and PTBN between them; and how PTBN should turn from one into the other."""
 
+import dataclasses
+
 from matplotlib.figure import Figure
 
 from model import study_draw
@@ -63,12 +65,9 @@ NORMS = Study(
     size=(11.5, 3.8),
 )
 
-SCHEDULE = Study(
-    "schedule",
-    "how PTBN turns from layer norm into batch norm: schedule, share of the updates, hold before",
-    lambda bench: compare(bench, SCHEDULE_VARIANTS),
-    draw,
-    keys=("variant",),
-    values=("validation_loss", "relative_loss", "return", "normalised"),
-    size=(11.5, 3.8),
+SCHEDULE = dataclasses.replace(
+    NORMS,
+    name="schedule",
+    summary="how PTBN turns from layer norm into batch norm: schedule, share of the updates, hold before",
+    measure=lambda bench: compare(bench, SCHEDULE_VARIANTS),
 )

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from model import cells, data, protocol, tasks
 from model.cells import Cell, Resources, SweepError
+from model.command import ended
 from model.config import ConfigError
 from model.data import DataError
 from model.files import ready, write
@@ -273,12 +274,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write(options.json, json.dumps(document, indent=1) + "\n")
         if options.markdown:
             write(options.markdown, table)
-    except (ConfigError, DataError, SweepError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("stopped before any cell began", file=sys.stderr)  # noqa: T201
-        return 130
+    except (ConfigError, DataError, SweepError, OSError, KeyboardInterrupt) as error:
+        return ended(error, "stopped before any cell began")
     sys.stdout.write(table)
     if status == 130:
         print(f"stopped; the same command goes on (everything is in {options.out})", file=sys.stderr)  # noqa: T201

@@ -34,6 +34,7 @@ from tqdm import tqdm
 from model import data, files
 from model.baselines import Baseline
 from model.checkpoint import Checkpoint, CheckpointError, build, input_scale
+from model.command import check_least, ended
 from model.config import PRESETS, ConfigError, TrainConfig, find
 from model.data import DataError, Episodes, Normaliser, Windows
 from model.fold import quantise
@@ -331,9 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU where there is one")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1; more collapse under load)")
     options = parser.parse_args(arguments)
-    for name in ("save_every", "keep", "threads"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    check_least(parser, options, save_every=1, keep=1, threads=1)
     torch.set_num_threads(options.threads)
     # lets oneDNN multiply: spikes and integers stay exact in it, and it is twice as fast on many CPUs
     torch.set_float32_matmul_precision("medium")
@@ -348,12 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         on = device(options.device)
         trainer = Trainer(config, episodes, out, options.resume, options.save_every, command, options.keep, on)
         trainer.run(progress=os.environ.get("TERM") != "dumb")
-    except (ConfigError, CheckpointError, DataError, TrainError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print(f"stopped; continue with --resume (everything is in {out})", file=sys.stderr)  # noqa: T201
-        return 130
+    except (ConfigError, CheckpointError, DataError, TrainError, OSError, KeyboardInterrupt) as error:
+        return ended(error, f"stopped; continue with --resume (everything is in {out})")
     print(f"done: {out / 'float.pt'}" + (f", {out / 'quant.pt'}" if config.quant_steps else ""))  # noqa: T201
     return 0
 

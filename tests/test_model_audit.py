@@ -186,8 +186,8 @@ def test_values_that_are_not_what_they_should_be_are_found() -> None:
     assert any("should hold spikes and does not" in w for found in wrongs(look(into, 2)).values() for w in found)
 
 
-@pytest.mark.skipif(kernels.library() is None, reason="no compiler")
 def test_compiled_kernels_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernels.library() is not None, "install g++, which the README asks for"
     assert look(subject(), 2).holds
     monkeypatch.setattr("model.observer.SWITCH", "UNUSED")
     found = wrongs(look(subject(), 2))

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: MIT
+"""What every command does with options and errors: one sentence and an exit code."""
+
+import argparse
+import sys
+
+
+def ended(error: BaseException, stopped: str = "stopped; nothing was written") -> int:
+    """Print the error's own sentence, or for an interrupt `stopped`; return the exit code, 2 or 130."""
+    interrupted = isinstance(error, KeyboardInterrupt)
+    print(stopped if interrupted else f"error: {error}", file=sys.stderr)  # noqa: T201
+    return 130 if interrupted else 2
+
+
+def check_least(parser: argparse.ArgumentParser, options: argparse.Namespace, **least: int) -> None:
+    """End with a usage error where an option is below its least value; one that is absent or None passes."""
+    for name, value in least.items():
+        given = getattr(options, name, None)
+        if given is not None and given < value:
+            parser.error(f"--{name.replace('_', '-')} must be at least {value}, not {given}")
