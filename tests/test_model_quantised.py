@@ -2,6 +2,7 @@
 """The integer network beside the float one: how near, what it learns by, how it rounds."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -84,6 +85,21 @@ def test_integer_dendrites_follow_the_float_ones() -> None:
     assert got.std() > 16
     assert (got - smooth).abs().mean() < 0.1 * smooth.std()
     assert (got - expected).abs().mean() < 0.2 * expected.std()
+
+
+def test_folding_scales_dendrites_until_their_readouts_are_powers_of_two() -> None:
+    torch.manual_seed(2)
+    attention = layers.attention(FORMS["lrf-dyn"], Structure())
+    with torch.no_grad():
+        # leaks of 2**-3 and no couplings: nothing but read-outs and drives could be rounded
+        attention.dendrites.shift.fill_(math.log(0.4 / 0.6))
+        attention.dendrites.upper.zero_()
+        attention.dendrites.lower.zero_()
+        integer = form(FORMS["lrf-dyn"]).quantise(attention, FORMS["lrf-dyn"]).dendrites
+        spikes = (torch.rand(4, 8, 40, 16) < 0.2).float()
+        expected = attention.dendrites(spikes) * integer.current_unit[:, 0]
+        smooth = convolve(spikes, integer.coefficients())
+    assert (smooth - expected).abs().mean() < 0.01 * expected.std()
 
 
 def test_integer_dendrites_have_the_gradient_of_the_smooth_ones() -> None:
