@@ -88,7 +88,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
             study_draw.say_if_missing(axes, chosen, value)
             axes.set(xlabel=labels[varied].format(**base), ylabel=label)
             if value not in ("validation_loss", "return"):
-                axes.set_ylim(bottom=0)  # a cost is read as a share of another
+                axes.set_ylim(0, 1.1 * axes.get_ylim()[1])  # a cost is read as a share of another
             axes.set_xscale("log", base=2)
             axes.set_xticks(sorted({row[varied] for row in chosen}))
             axes.xaxis.set_major_formatter("{x:.0f}")
