@@ -22,8 +22,8 @@ from hw.registers import (
     offsets,
     register_table,
 )
-from model.artifact import Policy
-from model.geometry import PRESETS, Geometry
+from model.deployed.artifact import Policy
+from model.deployed.geometry import PRESETS, Geometry
 
 DECISION_TIMEOUT_S = 30.0
 """Far more than a decision takes, on a circuit or on a simulation of one."""

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.artifact import Policy
-from model.golden import GoldenNetwork, Trace
+from model.deployed.artifact import Policy
+from model.deployed.golden import GoldenNetwork, Trace
 
 Counts = NDArray[np.uint8]
 

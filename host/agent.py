@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.accelerator import Decision
-from model.artifact import ACTION_SCALE, Policy, quantise_token
-from model.environments import Actions
+from model.data.environments import Actions
+from model.deployed.artifact import ACTION_SCALE, Policy, quantise_token
 
 if TYPE_CHECKING:
     import gymnasium

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.accelerator import Decision
-from model.artifact import Policy
-from model.golden import GoldenNetwork, Trace
+from model.deployed.artifact import Policy
+from model.deployed.golden import GoldenNetwork, Trace
 
 
 class Difference(RuntimeError):

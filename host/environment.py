@@ -6,8 +6,8 @@ from typing import Any
 import gymnasium
 from gymnasium.spaces import Box
 
-from model.artifact import Policy
-from model.environments import Actions, DataError, make
+from model.data.environments import Actions, DataError, make
+from model.deployed.artifact import Policy
 
 
 class UnsuitableEnvironment(RuntimeError):

@@ -21,15 +21,15 @@ from hw.registers import (
     field_mask,
     register_table,
 )
-from model.artifact import ArtifactError, Policy
-from model.geometry import Geometry
-from model.golden import GoldenNetwork, Trace
+from model.deployed.artifact import ArtifactError, Policy
+from model.deployed.geometry import Geometry
+from model.deployed.golden import GoldenNetwork, Trace
 
 IDENTITY = ("MAGIC", "VERSION", "GEOMETRY_ID")
 
 
 class GoldenBus(Bus):
-    """The register window of a circuit of this geometry, computed by `model.golden`.
+    """The register window of a circuit of this geometry, computed by `model.deployed.golden`.
 
     Loading policy memory forgets the episode; in the circuit the ring would outlive it, so load before NEW_EPISODE.
     """

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from host.bus import Words
 from hw.memory_map import PASSES, Section, channel_bits, memory_map
-from model.artifact import Policy
-from model.geometry import Geometry
+from model.deployed.artifact import Policy
+from model.deployed.geometry import Geometry
 
 Integers = NDArray[np.int64]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from host.activity import Activity
 from host.episode import Episode
-from model.artifact import Policy
+from model.deployed.artifact import Policy
 
 COLOURS = ("#1f6feb", "#d9730d", "#2f9e63", "#b0308c", "#7a5cc7", "#8a6d3b", "#5f6b7a", "#c4342d")
 

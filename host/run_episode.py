@@ -28,8 +28,8 @@ try:
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
     from host.verilated import BuildError, VerilatedBus, library
     from host.video import Video, VideoError, choose_renderer, no_renderer
-    from model.artifact import ArtifactError, Policy
-    from model.geometry import Geometry, GeometryError
+    from model.deployed.artifact import ArtifactError, Policy
+    from model.deployed.geometry import Geometry, GeometryError
 except ModuleNotFoundError as missing:
     sys.exit(f"the Python package {missing.name} is missing; use `make episode`, or `pip install '.[host,hw]'`")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from host.episode import Episode
 from host.score import normalized_score
-from model.artifact import Policy
-from model.geometry import VERSION
+from model.deployed.artifact import Policy
+from model.deployed.geometry import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 

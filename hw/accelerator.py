@@ -10,7 +10,7 @@ from hw.core import DecisionCore
 from hw.memory_map import memory_map
 from hw.regfile import RegisterFile
 from hw.registers import INTERFACE_VERSION, MAGIC, ROW_UNITS, UNITS, WINDOW_BYTES, field_mask, register_table
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class Accelerator(wiring.Component):

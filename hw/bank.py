@@ -9,7 +9,7 @@ from hw.lif import LifNeuron
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import channel_bits, level_bits, memory_map
 from hw.passes import Kind, pass_layout, spikes_layout, steps_layout
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class NeuronBank(wiring.Component):

@@ -18,7 +18,7 @@ from hw.residual import ResidualStore
 from hw.sequencer import Sequencer
 from hw.walker import RowWalker
 from hw.window import PssaWindow
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class DecisionCore(wiring.Component):

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from hw.passes import UNIT_OF, Kind
 from hw.registers import ROW_UNITS, UNITS
 from hw.walker import fetch_layout
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class DecisionCounters(wiring.Component):

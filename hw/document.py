@@ -8,7 +8,7 @@ from pathlib import Path
 
 from hw.memory_map import Section, memory_map
 from hw.registers import INTERFACE_VERSION, PAGE_OFFSET, PAGE_WORDS, WINDOW_BYTES, Register, register_table
-from model.geometry import HOPPER_Z2, Geometry
+from model.deployed.geometry import HOPPER_Z2, Geometry
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "registers.md"
 

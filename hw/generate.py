@@ -18,7 +18,7 @@ from hw.accelerator import Accelerator
 from hw.axi import AxiLite
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
-from model.geometry import PRESETS, Geometry, GeometryError, preset
+from model.deployed.geometry import PRESETS, Geometry, GeometryError, preset
 
 TOP = "spikeloop"
 """Name of the top module; its ports are `clk`, `rst` and `s_axil__*`."""

@@ -10,7 +10,7 @@ from hw.memory_map import memory_map
 from hw.passes import pass_layout, steps_layout
 from hw.walker import fetch_layout
 from hw.weights import WeightRows
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class LaneArray(wiring.Component):

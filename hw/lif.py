@@ -5,7 +5,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class LifNeuron(wiring.Component):

@@ -8,7 +8,7 @@ first. The gateware decodes addresses from this table, the driver packs policies
 from dataclasses import dataclass
 
 from hw.registers import PAGE_WORDS
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from amaranth.hdl import signed
 from amaranth.lib import data, enum
 
 from hw.registers import UNITS
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class Kind(enum.Enum, shape=3):

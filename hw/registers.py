@@ -7,7 +7,7 @@ are cleared by writing one; inputs are shadowed and taken over by START; nothing
 
 from dataclasses import dataclass
 
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 WINDOW_BYTES = 1 << 16
 """Size of the AXI4-Lite window."""

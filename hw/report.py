@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hw.generate import TOP, read_geometry, verilog
-from model.geometry import GeometryError
+from model.deployed.geometry import GeometryError
 
 CACHE = Path(__file__).resolve().parent.parent / "build" / "synthesis"
 

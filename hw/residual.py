@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from hw.memory import load_port
 from hw.memory_map import level_bits, memory_map
 from hw.passes import steps_layout
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class ResidualStore(wiring.Component):

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from hw.memory_map import PASSES
 from hw.passes import Kind, pass_layout, spikes_layout
 from hw.walker import group_layout
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class Sequencer(wiring.Component):

@@ -6,7 +6,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.passes import Kind, pass_layout, spikes_layout
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 def group_layout(g: Geometry) -> data.StructLayout:

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import memory_map
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class WeightRows(wiring.Component):

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import PASSES, memory_map
 from hw.passes import Kind, pass_layout, spikes_layout, steps_layout
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class PssaWindow(wiring.Component):

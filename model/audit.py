@@ -2,10 +2,10 @@
 """Prove what a deployed network computes between observation and action, or name what it should not.
 
 Watches every tensor operation that PyTorch executes for some decisions on real tokens and that reaches an action
-(`model.observer`). In the deployed network, between embedding and head, only sums of weights selected by spikes, ANDs,
-gates, comparisons, shifts, additions and saturation may remain. The embedding (a multi-bit token times weights) and the
-head (multi-bit membranes times weights) multiply, which the circuit does on a few multipliers, and the head looks its
-actions up in the policy's table.
+(`model.cost.observer`). In the deployed network, between embedding and head, only sums of weights selected by spikes,
+ANDs, gates, comparisons, shifts, additions and saturation may remain. The embedding (a multi-bit token times weights)
+and the head (multi-bit membranes times weights) multiply, which the circuit does on a few multipliers, and the head
+looks its actions up in the policy's table.
 
   python -m model.audit model/policies/hopper-medium.safetensors
 """
@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.artifact import ACTION_SCALE, ArtifactError
-from model.checkpoint import CheckpointError
 from model.command import check_least, ended
-from model.environments import DataError
+from model.cost.observer import Operation
+from model.cost.operations import FLOAT, LOOKUP, MOVE, MULTIPLY, REAL, UNKNOWN
+from model.cost.subject import Observation, Subject
+from model.data.environments import DataError
+from model.deployed.artifact import ACTION_SCALE, ArtifactError
+from model.deployed.geometry import Geometry
+from model.deployed.golden import GoldenNetwork
 from model.files import ready, write_json
-from model.geometry import Geometry
-from model.golden import GoldenNetwork
-from model.observer import Operation
-from model.operations import FLOAT, LOOKUP, MOVE, MULTIPLY, REAL, UNKNOWN
-from model.subject import Observation, Subject
+from model.training.checkpoint import CheckpointError
 
 MULTIPLIERS = ("embed", "head")
 """The layers that may multiply."""

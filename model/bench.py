@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Training speed, memory and latency of the network, beside the same network as a plain autograd loop.
 
-The loop (`model.plain`) is what one writes first. It has the same weights and computes the same loss.
+The loop (`model.network.plain`) is what one writes first. It has the same weights and computes the same loss.
 
   python -m model.bench
   python -m model.bench --repetitions 20 --json bench.json
@@ -24,14 +24,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from model import kernels
 from model.command import check_least, ended
+from model.deployed.geometry import HOPPER_Z2, Geometry, GeometryError
 from model.files import WriteError, ready, write_json
-from model.geometry import HOPPER_Z2, Geometry, GeometryError
-from model.layers import Structure, float_network
-from model.network import Network
-from model.norm import set_mixing
-from model.plain import PlainNetwork, PlainNorm
+from model.network import kernels
+from model.network.layers import Structure, float_network
+from model.network.network import Network
+from model.network.norm import set_mixing
+from model.network.plain import PlainNetwork, PlainNorm
 
 INPUTS, ACTIONS = 15, 3
 """Of Hopper."""

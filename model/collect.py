@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from model import agents
-from model.artifact import ArtifactError, Policy
 from model.command import check_least, ended
-from model.data import Normaliser, local_root
-from model.environments import Actions, DataError, make
+from model.data import agents
+from model.data.environments import Actions, DataError, make
+from model.data.library import create, listing, refuse_existing, table
+from model.data.offline import Normaliser, local_root
+from model.deployed.artifact import ArtifactError, Policy
 from model.files import write_json
-from model.library import create, listing, refuse_existing, table
 
 if TYPE_CHECKING:
     import gymnasium
@@ -102,7 +102,7 @@ def run_policy(
     """
     from minari.data_collector import EpisodeBuffer
 
-    from model.rollout import GoldenBrain, run
+    from model.scores.rollout import GoldenBrain, run
 
     policy = Policy.load(file)
     environment = environment or policy.environment

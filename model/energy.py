@@ -2,7 +2,7 @@
 """Count what a decision costs, layer by layer, and turn the counts into energy.
 
 Reads policy artifacts and checkpoints (spiking or baseline) and watches their decisions on real tokens: from the data
-set where it is local, else from an episode. Counts come from the operations that PyTorch executes (`model.observer`).
+set where it is local, else from an episode. Counts come from what PyTorch executes (`model.cost.observer`).
 Dense synaptic slots and real spikes are apart. Energy is reported two ways: operations in the papers' convention, and
 operations at their own widths with the memory accesses. Both are models at 45 nm; nothing was measured on a board.
 
@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 
-from model.artifact import ArtifactError
-from model.checkpoint import CheckpointError
 from model.command import check_least, ended
-from model.energy_model import AC_PJ, FETCHES, MAC_PJ, PUBLISHED, Counts, Sizes, Widths, modelled_uj, papers_uj
-from model.environments import DataError
+from model.cost.energy_model import AC_PJ, FETCHES, MAC_PJ, PUBLISHED, Counts, Sizes, Widths, modelled_uj, papers_uj
+from model.cost.observer import Operation
+from model.cost.operations import ADD, AND, COMPARE, FLOAT, GATE, MULTIPLY, SATURATE, SELECT, UNKNOWN
+from model.cost.subject import Observation, Subject
+from model.data.environments import DataError
+from model.deployed.artifact import ArtifactError
+from model.deployed.geometry import Geometry
 from model.files import ready, save, write_json
-from model.geometry import Geometry
-from model.observer import Operation
-from model.operations import ADD, AND, COMPARE, FLOAT, GATE, MULTIPLY, SATURATE, SELECT, UNKNOWN
-from model.subject import Observation, Subject
+from model.training.checkpoint import CheckpointError
 
 SPIKING = ("deployed", "quantised", "float")
 ELEMENTWISE = (ADD, COMPARE, GATE, SATURATE)

@@ -6,88 +6,21 @@ python -m model.evaluate model/policies/hopper-medium.safetensors --episodes 30 
 """
 
 import argparse
-import hashlib
 import math
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from model.artifact import ArtifactError, Policy
-from model.checkpoint import Checkpoint, CheckpointError
 from model.command import check_least, ended
-from model.data import DataError, Normaliser, normalised_score
+from model.data.offline import DataError
+from model.deployed.artifact import ArtifactError
 from model.files import ready, write_json
-from model.network import Network
-from model.product import unrounded
-from model.rollout import Brain, Effort, GoldenBrain, RecomputeBrain, StreamBrain, run
-
-
-def state_digest(network: Network) -> str:
-    """SHA-256 over a network's parameters and buffers, hexadecimal: says which network a score belongs to."""
-    state = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        state.update(name.encode())
-        state.update(tensor.contiguous().numpy().tobytes())
-    return state.hexdigest()
-
-
-@unrounded()
-def evaluate(
-    file: Path, episodes: int, seed: int, target_return: float | None, progress: bool = False
-) -> dict[str, Any]:
-    """Run episodes with reset seeds seed, seed + 1, ... and return the scores with all they depend on.
-
-    target_return None takes the training's; progress shows a bar. Raises `CheckpointError`, `ArtifactError`,
-    `DataError`.
-    """
-    effort = Effort()
-    brain: Brain
-    discrete = None  # what an artifact's actions were is up to its environment
-    if file.suffix == ".safetensors":
-        policy = Policy.load(file)
-        normaliser = Normaliser(policy.input_mean, policy.input_std, policy.return_scale)
-        brain, environment, kind, digest = GoldenBrain(policy, effort), policy.environment, "golden", policy.digest
-        trained_for, dataset, dense = policy.target_return, policy.provenance.get("dataset"), policy.geometry
-        delayed = policy.delayed
-    else:
-        saved = Checkpoint.load(file)
-        normaliser, environment, digest = saved.normaliser, saved.facts["environment"], state_digest(saved.network)
-        trained_for, dataset, dense = saved.config.target_return, saved.facts["dataset"], saved.config.geometry
-        discrete, delayed = saved.facts.get("discrete", False), saved.config.delayed
-        kind = "quantised" if saved.network.quantised else "float"
-        if saved.config.inference == "stream":
-            brain = StreamBrain(saved.network, effort)
-        else:
-            brain = RecomputeBrain(saved.network, saved.config.length)
-    target = trained_for if target_return is None else target_return
-    seeds = range(seed, seed + episodes)
-    done = run(brain, environment, normaliser, target, seeds, delayed=delayed, discrete=discrete, progress=progress)
-    returns = [sum(episode.rewards) for episode in done]
-    mean = float(np.mean(returns))
-    per_layer = (4 + 2 * dense.mlp_ratio) * dense.d_model
-    return {
-        "kind": kind,
-        "digest": digest,
-        "environment": environment,
-        "dataset": dataset,
-        "target_return": target,
-        "episodes": episodes,
-        "first_seed": seed,
-        "mean_return": mean,
-        "std_return": float(np.std(returns)),
-        "normalised_score": normalised_score(environment, mean),
-        "mean_length": float(np.mean([len(episode.rewards) for episode in done])),
-        "returns": returns,
-        "active_rows_per_decision": effort.active_rows / effort.decisions if effort.decisions else None,
-        "dense_rows_per_decision": dense.layers * per_layer,
-        "versions": {name: version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")},
-    }
+from model.scores.evaluation import evaluate
+from model.training.checkpoint import CheckpointError
 
 
 def sentence(result: dict[str, Any]) -> str:

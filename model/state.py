@@ -8,8 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.deployed.geometry import ATTENTIONS, PRESETS, Geometry, GeometryError, preset
 from model.files import WriteError, write_json
-from model.geometry import ATTENTIONS, PRESETS, Geometry, GeometryError, preset
 
 SIZES = ("d_model", "layers", "steps", "window", "dendrites")
 FLOAT_BITS = 32

@@ -24,26 +24,26 @@ import matplotlib
 import torch
 from matplotlib.figure import Figure
 
-from model import study_bits, study_entropy, study_field, study_norms, study_position, study_streaming, study_window
-from model.cells import SENTENCES, commit, versions
 from model.command import check_least, ended
+from model.data.tasks import find
+from model.deployed.geometry import PRESETS, preset
 from model.files import ready, save, write
-from model.geometry import PRESETS, preset
-from model.study_draw import STYLE
-from model.study_runs import Bench, Budget, Row, Study, summed_up
-from model.tasks import find
+from model.scores.cells import SENTENCES, commit, versions
+from model.studies import bits, entropy, field, norms, position, streaming, window
+from model.studies.plots import STYLE
+from model.studies.runs import Bench, Budget, Row, Study, summed_up
 
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
-        study_entropy.STUDY,
-        study_norms.NORMS,
-        study_norms.SCHEDULE,
-        study_window.STUDY,
-        study_position.STUDY,
-        study_streaming.STUDY,
-        study_bits.STUDY,
-        study_field.STUDY,
+        entropy.STUDY,
+        norms.NORMS,
+        norms.SCHEDULE,
+        window.STUDY,
+        position.STUDY,
+        streaming.STUDY,
+        bits.STUDY,
+        field.STUDY,
     )
 }
 """Every study by name."""

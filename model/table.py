@@ -25,17 +25,18 @@ from typing import Any
 
 from tqdm import tqdm
 
-from model import cells, data, protocol, tasks
-from model.cells import Cell, Resources, SweepError
 from model.command import ended
-from model.config import ConfigError
-from model.data import DataError
+from model.data import offline, tasks
+from model.data.offline import DataError
+from model.data.tasks import Task
+from model.deployed.geometry import GeometryError
 from model.files import ready, write
-from model.geometry import GeometryError
-from model.protocol import PROTOCOLS, Protocol
-from model.report import markdown
-from model.suites import METHODS, SUITES, Budget, configuration
-from model.tasks import Task
+from model.scores import cells, protocol
+from model.scores.cells import Cell, Resources, SweepError
+from model.scores.protocol import PROTOCOLS, Protocol
+from model.scores.report import markdown
+from model.scores.suites import METHODS, SUITES, Budget, configuration
+from model.training.config import ConfigError
 
 Document = dict[str, Any]
 
@@ -63,7 +64,7 @@ class Sweep:
         self.results: dict[Cell, dict[str, Any]] = {}
 
     def _add(self, task: Task, methods: Sequence[str]) -> None:
-        episodes = data.load(task.dataset)
+        episodes = offline.load(task.dataset)
         if episodes.discrete != task.discrete:
             kinds = {True: "discrete", False: "continuous"}
             raise DataError(

@@ -19,10 +19,10 @@ from host.environment import UnsuitableEnvironment, make_environment
 from host.episode import Episode, fly
 from host.verilated import BuildError, VerilatedBus, library
 from hw.registers import UNITS
-from model.artifact import ArtifactError, Policy
-from model.fold import from_policy
-from model.geometry import Geometry
-from model.golden import GoldenNetwork, Trace
+from model.deployed.artifact import ArtifactError, Policy
+from model.deployed.geometry import Geometry
+from model.deployed.golden import GoldenNetwork, Trace
+from model.integer.fold import from_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_POLICY = ROOT / "model" / "policies" / "hopper-medium.safetensors"

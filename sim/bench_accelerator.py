@@ -5,9 +5,9 @@ import cocotb
 import numpy as np
 
 from host.accelerator import Accelerator
-from model.artifact import Policy
-from model.geometry import Geometry
-from model.random_policy import random_policy, random_tokens
+from model.deployed.artifact import Policy
+from model.deployed.geometry import Geometry
+from model.deployed.random_policy import random_policy, random_tokens
 from sim.build import parameter
 from sim.bus import CocotbBus, driven
 from sim.reference import Reference

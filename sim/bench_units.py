@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, FallingEdge, Timer
 
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 from sim.benches import BENCHES
 from sim.build import parameter
 from sim.ports import Ports

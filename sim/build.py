@@ -83,7 +83,11 @@ def digest(*parts: str | bytes) -> str:
 
 @functools.cache
 def _sources() -> str:
-    paths = [*sorted((ROOT / "hw").glob("*.py")), ROOT / "model" / "geometry.py", ROOT / "sim" / "units.py"]
+    paths = [
+        *sorted((ROOT / "hw").glob("*.py")),
+        ROOT / "model" / "deployed" / "geometry.py",
+        ROOT / "sim" / "units.py",
+    ]
     versions = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES]
     return digest(*(path.read_bytes() for path in paths), *versions)
 

@@ -10,9 +10,9 @@ from hw.embed import Embedding
 from hw.head import Head
 from hw.passes import UNIT_OF, Kind
 from hw.registers import ROW_UNITS, UNITS
-from model import golden
-from model.geometry import Geometry
-from model.random_policy import random_policy, random_tokens
+from model.deployed import golden
+from model.deployed.geometry import Geometry
+from model.deployed.random_policy import random_policy, random_tokens
 from sim.ports import Ports
 from sim.stimulus import integers, load, varied
 

@@ -8,10 +8,10 @@ from hw.bank import NeuronBank
 from hw.lif import LifNeuron
 from hw.memory_map import PASSES, memory_map
 from hw.passes import Kind
-from model import golden
-from model.geometry import Geometry
-from model.golden_attention import window_sum
-from model.random_policy import random_policy
+from model.deployed import golden
+from model.deployed.geometry import Geometry
+from model.deployed.golden_attention import window_sum
+from model.deployed.random_policy import random_policy
 from sim.ports import Ports
 from sim.stimulus import bits_of, integers, load, read, varied
 

@@ -12,7 +12,7 @@ from amaranth.hdl import Module, Shape, ShapeCastable, Signal
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
 
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 Bench = Callable[["Ports", Geometry, np.random.Generator, float], Coroutine[Any, Any, int]]
 """A bench gets the unit, its geometry, a source of chance and the share of cycles to stall; it returns how many

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.artifact import Policy
-from model.fold import from_policy
-from model.golden import GoldenNetwork, signature
-from model.network import Record
+from model.deployed.artifact import Policy
+from model.deployed.golden import GoldenNetwork, signature
+from model.integer.fold import from_policy
+from model.network.network import Record
 
 torch.set_num_threads(1)
 

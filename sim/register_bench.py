@@ -5,7 +5,7 @@ import numpy as np
 
 from hw.memory_map import memory_map
 from hw.registers import PAGE_OFFSET, PAGE_WORDS, field_mask, register_table
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 from sim.ports import Ports
 
 MOST_WAIT = 200

@@ -6,7 +6,7 @@ import numpy as np
 from hw.lanes import LaneArray
 from hw.memory_map import PASSES, memory_map
 from hw.passes import Kind
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 from sim.ports import Ports
 from sim.stimulus import bits_of, load, read, sparse, varied
 from sim.units import drain_cycles

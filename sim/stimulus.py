@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 from sim.ports import Ports
 
 

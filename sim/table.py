@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from model.artifact import ArtifactError, Policy
+from model.deployed.artifact import ArtifactError, Policy
 from sim.bench import DEFAULT_POLICY, ROOT, WINDOW_TOKENS
 
 RESULTS = ROOT / "docs" / "results"

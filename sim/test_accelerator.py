@@ -10,8 +10,8 @@ import pytest
 from host.accelerator import Accelerator
 from host.verilated import VerilatedBus, library
 from hw.generate import TOP, verilog
-from model.geometry import HOPPER_Z2, ODD, TINY, Geometry
-from model.random_policy import random_policy, random_tokens
+from model.deployed.geometry import HOPPER_Z2, ODD, TINY, Geometry
+from model.deployed.random_policy import random_policy, random_tokens
 from sim.build import kept_text, run_bench, say, simulation
 from sim.reference import Reference
 

@@ -10,7 +10,7 @@ from host.accelerator import Accelerator
 from host.agent import Agent
 from host.environment import make_environment
 from host.verilated import VerilatedBus, library
-from model.artifact import Policy
+from model.deployed.artifact import Policy
 from sim.build import say
 from sim.reference import Reference
 

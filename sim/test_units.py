@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from model.geometry import HOPPER_Z2, ODD, TINY, Geometry
+from model.deployed.geometry import HOPPER_Z2, ODD, TINY, Geometry
 from sim.build import component_verilog, run_bench, simulation
 from sim.units import UNITS, AllUnits
 

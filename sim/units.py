@@ -22,7 +22,7 @@ from hw.sequencer import Sequencer
 from hw.walker import RowWalker
 from hw.weights import WeightRows
 from hw.window import PssaWindow
-from model.geometry import Geometry
+from model.deployed.geometry import Geometry
 
 
 class BankAndStore(wiring.Component):

@@ -9,7 +9,7 @@ import pytest
 from hw import document
 from hw.memory_map import memory_map
 from hw.registers import PAGE_OFFSET, PAGE_WORDS, register_table
-from model.geometry import HOPPER_Z2, ODD, TINY, Geometry
+from model.deployed.geometry import HOPPER_Z2, ODD, TINY, Geometry
 
 # capacities at their limits make the longest register arrays and the most pages
 LARGEST = Geometry(observation_size=128, action_size=32, d_model=256, layers=8, weight_bits=5)
@@ -94,5 +94,5 @@ def test_links_and_named_files_exist(path):
     text = path.read_text()
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     assert [link for link in links if not (DOCS / link).exists()] == []
-    named = re.findall(r"`((?:docs|host|hw|model|sim|tests)/\w+\.(?:py|md))`", text)
+    named = re.findall(r"`((?:docs|host|hw|model|sim|tests)/[\w/]+\.(?:py|md))`", text)
     assert [name for name in named if not (DOCS.parent / name).exists()] == []

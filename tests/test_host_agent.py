@@ -12,9 +12,9 @@ from host.agent import Agent, AgentError
 from host.check import Difference, GoldenCheck
 from host.golden_device import GoldenBus
 from host.score import normalized_score
-from model.artifact import quantise_token
-from model.geometry import TINY
-from model.random_policy import random_policy, random_tokens
+from model.deployed.artifact import quantise_token
+from model.deployed.geometry import TINY
+from model.deployed.random_policy import random_policy, random_tokens
 
 SPACE = Box(np.array([-2.0, 0.0]), np.array([2.0, 10.0]), dtype=np.float64)
 

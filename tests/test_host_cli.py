@@ -17,8 +17,8 @@ import pytest
 from gymnasium.spaces import Box, Dict
 
 from host import run_episode
-from model.geometry import TINY
-from model.random_policy import random_policy
+from model.deployed.geometry import TINY
+from model.deployed.random_policy import random_policy
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "host" / "run_episode.py"

@@ -12,9 +12,9 @@ from host.bus import BusError, BusTimeout
 from host.golden_device import GoldenBus
 from hw.memory_map import memory_map
 from hw.registers import MAGIC, PAGE_OFFSET, field_mask, offsets, register_table
-from model.geometry import HOPPER_Z2, ODD, PRESETS, TINY
-from model.golden import GoldenNetwork
-from model.random_policy import random_policy, random_tokens
+from model.deployed.geometry import HOPPER_Z2, ODD, PRESETS, TINY
+from model.deployed.golden import GoldenNetwork
+from model.deployed.random_policy import random_policy, random_tokens
 
 
 def loaded(policy):

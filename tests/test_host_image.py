@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from host.policy_image import pack, unpack
 from hw.memory_map import channel_bits, memory_map
-from model.geometry import HOPPER_Z2, PRESETS, TINY, Geometry, GeometryError
-from model.random_policy import random_policy
+from model.deployed.geometry import HOPPER_Z2, PRESETS, TINY, Geometry, GeometryError
+from model.deployed.random_policy import random_policy
 
 
 @st.composite

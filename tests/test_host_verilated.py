@@ -13,8 +13,8 @@ from host.bus import BusTimeout
 from host.golden_device import GoldenBus
 from host.verilated import BuildError, VerilatedBus, build_key, library
 from hw.registers import field_mask, offsets
-from model.geometry import ATTENTIONS, ODD, TINY, GeometryError
-from model.random_policy import random_policy, random_tokens
+from model.deployed.geometry import ATTENTIONS, ODD, TINY, GeometryError
+from model.deployed.random_policy import random_policy, random_tokens
 
 
 @pytest.mark.parametrize("missing", ["g++", "make"])

@@ -10,7 +10,7 @@ import pytest
 
 from hw import generate, report
 from hw.embed import Embedding
-from model.geometry import TINY, GeometryError
+from model.deployed.geometry import TINY, GeometryError
 
 
 def run_generate(folder, hash_seed, *arguments):

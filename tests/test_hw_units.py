@@ -7,7 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from model.geometry import ODD, TINY, Geometry, GeometryError
+from model.deployed.geometry import ODD, TINY, Geometry, GeometryError
 from sim.benches import BENCHES
 from sim.ports import simulate
 from sim.units import UNITS

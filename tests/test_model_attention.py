@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.attention import Attention, Rows
-from model.dynamics import COUPLING, SLOWEST, Dendrites, Dynamics, multiply
-from model.geometry import TINY, Geometry
-from model.layers import Structure, attention
-from model.match import Match
-from model.neuron import lif
+from model.deployed.geometry import TINY, Geometry
+from model.network.attention import Attention, Rows
+from model.network.dynamics import COUPLING, SLOWEST, Dendrites, Dynamics, multiply
+from model.network.layers import Structure, attention
+from model.network.match import Match
+from model.network.neuron import lif
 
 torch.set_num_threads(1)
 

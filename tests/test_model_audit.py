@@ -11,17 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model import audit, kernels
+from model import audit
 from model.audit import Audit
-from model.data import Normaliser
-from model.fold import from_policy
-from model.geometry import ODD, TINY, Geometry
-from model.layers import Structure, float_network
-from model.observer import Observer
-from model.operations import REAL, SPIKE, level_of, shift_of
-from model.quantize import QuantSpiking
-from model.random_policy import random_policy, random_tokens
-from model.subject import Subject
+from model.cost.observer import Observer
+from model.cost.operations import REAL, SPIKE, level_of, shift_of
+from model.cost.subject import Subject
+from model.data.offline import Normaliser
+from model.deployed.geometry import ODD, TINY, Geometry
+from model.deployed.random_policy import random_policy, random_tokens
+from model.integer.fold import from_policy
+from model.integer.quantize import QuantSpiking
+from model.network import kernels
+from model.network.layers import Structure, float_network
 
 torch.set_num_threads(1)
 
@@ -98,7 +99,7 @@ def test_selected_sums_are_counted_dense_and_real() -> None:
         dense = {"kvq": 3 * d * d, "proj": d * d, "fc1": 4 * d * d, "fc2": 4 * d * d, "attention": TINY.window * d}
         assert {name: sums[f"layer{layer}.{name}"].dense for name in dense} == {n: t * s for n, s in dense.items()}
     # by hand: every spike that enters a linear selects one weight per output
-    from model.golden import GoldenNetwork
+    from model.deployed.golden import GoldenNetwork
 
     golden = GoldenNetwork(into.policy)
     entry = np.mean([golden.decide(token).spikes["layer1.entry"].sum() for token in tokens.numpy()])
@@ -189,7 +190,7 @@ def test_values_that_are_not_what_they_should_be_are_found() -> None:
 def test_compiled_kernels_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels.library() is not None, "install g++, which the README asks for"
     assert look(subject(), 2).holds
-    monkeypatch.setattr("model.observer.SWITCH", "UNUSED")
+    monkeypatch.setattr("model.cost.observer.SWITCH", "UNUSED")
     found = wrongs(look(subject(), 2))
     assert any("no observed operation wrote" in wrong for wrongs_ in found.values() for wrong in wrongs_)
 

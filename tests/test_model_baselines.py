@@ -6,11 +6,11 @@ import dataclasses
 import pytest
 import torch
 
-from model import baselines
-from model.baselines import Quantiser
-from model.checkpoint import build
-from model.config import NETWORKS, ConfigError, TrainConfig
-from model.geometry import TINY, preset
+from model.deployed.geometry import TINY, preset
+from model.network import baselines
+from model.network.baselines import Quantiser
+from model.training.checkpoint import build
+from model.training.config import NETWORKS, ConfigError, TrainConfig
 
 torch.set_num_threads(1)
 

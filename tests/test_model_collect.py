@@ -10,10 +10,11 @@ import minari
 import numpy as np
 import pytest
 
-from model import agents, collect, data
+from model import collect
 from model.collect import Source
-from model.data import DataError
-from model.environments import make
+from model.data import agents, offline
+from model.data.environments import make
+from model.data.offline import DataError
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +55,7 @@ def test_a_mix_of_agents_is_recorded_with_what_it_depends_on(folder: Path, cartp
     good, noisy, random = np.mean(returns[:20]), np.mean(returns[20:30]), np.mean(returns[30:])
     assert len(returns) == 40
     assert good > 2 * max(noisy, random)
-    loaded = data.load("own/mix-v0")
+    loaded = offline.load("own/mix-v0")
     assert loaded.discrete
     assert (loaded.observations.shape[1], loaded.actions.shape[1]) == (4, 2)
     np.testing.assert_allclose(loaded.returns, returns)
@@ -77,7 +78,7 @@ def test_a_mix_of_agents_is_recorded_with_what_it_depends_on(folder: Path, cartp
     env.close()
 
     again = collect.run_agents([Source.parse(s) for s in specs], "CartPole-v1", "own/again-v0", None, 40, seed=7)
-    assert data.load("own/again-v0").digest == loaded.digest
+    assert offline.load("own/again-v0").digest == loaded.digest
     assert again == returns
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
@@ -86,13 +87,13 @@ def test_shares_are_of_steps(linear: Path) -> None:
     specs = [f"{linear}@0.1:3", "random"]
     arguments = ["agent", *specs, "--env", "Pendulum-v1", "--dataset", "own/steps-v0", "--steps", "1500"]
     assert collect.main(arguments) == 0
-    assert len(data.load("own/steps-v0").lengths) == 6 + 2  # 1125 and 375 steps, in whole episodes of 200
+    assert len(offline.load("own/steps-v0").lengths) == 6 + 2  # 1125 and 375 steps, in whole episodes of 200
 
 
 def test_a_network_of_arrays_acts_and_noise_is_in_units_of_the_bounds(linear: Path) -> None:
     for number, text in enumerate((f"{linear}", f"{linear}@0.1")):
         collect.run_agents([Source.parse(text)], "Pendulum-v1", f"own/noise-v{number}", None, 2, seed=0)
-    still, noisy = data.load("own/noise-v0"), data.load("own/noise-v1")
+    still, noisy = offline.load("own/noise-v0"), offline.load("own/noise-v1")
     for episodes, level in ((still, 0.0), (noisy, 0.1)):
         hidden = (episodes.observations - [0.1, 0.2, 0.3]) / np.array([1.0, 2.0, 4.0])
         wanted = np.clip((hidden @ [0.3, -0.2, 0.1] + 0.05) * 3.0 + 0.5, -2, 2) / 2
@@ -208,7 +209,7 @@ def arrays(**changes: np.ndarray) -> dict[str, np.ndarray]:
 def test_arrays_of_choices_without_ends_are_imported(tmp_path: Path) -> None:
     np.savez(tmp_path / "good.npz", **arrays())
     assert collect.import_npz(tmp_path / "good.npz", "own/good-v0", "CartPole-v1") == 2
-    np.testing.assert_array_equal(np.argmax(data.load("own/good-v0").actions, 1), arrays()["actions"])
+    np.testing.assert_array_equal(np.argmax(offline.load("own/good-v0").actions, 1), arrays()["actions"])
     stored = minari.load_dataset("own/good-v0")
     assert [list(e.truncations) for e in stored] == [[False] * 4 + [True], [False] * 3 + [True]]
     assert not any(e.terminations.any() for e in stored)

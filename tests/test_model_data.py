@@ -14,8 +14,9 @@ import pytest
 from gymnasium.spaces import Box, Dict, Discrete
 from minari.data_collector import EpisodeBuffer
 
-from model import collect, data
-from model.data import DataError, Episodes, Normaliser
+from model import collect
+from model.data import offline
+from model.data.offline import DataError, Episodes, Normaliser
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
 
@@ -53,7 +54,7 @@ def test_import_and_load_give_back_the_arrays(tmp_path: Path, monkeypatch: pytes
     source = episodes()
     file = archive(tmp_path / "some.npz", source)
     assert collect.main(["import-npz", str(file), "--dataset", "test/random-v0", "--env", "Pendulum-v1"]) == 0
-    loaded = data.load("test/random-v0")
+    loaded = offline.load("test/random-v0")
     for name in ("observations", "actions", "rewards", "lengths"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(source, name), err_msg=name)
     assert loaded.environment == "Pendulum-v1"
@@ -64,16 +65,16 @@ def test_import_and_load_give_back_the_arrays(tmp_path: Path, monkeypatch: pytes
 
 
 def test_a_missing_data_set_is_one_quick_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(*_: object, **__: object) -> None:
+    def no_network(*_: object, **__: object) -> None:
         raise OSError
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     monkeypatch.delenv("HTTPS_PROXY", raising=False)
     monkeypatch.delenv("https_proxy", raising=False)
-    monkeypatch.setattr("socket.create_connection", offline)
+    monkeypatch.setattr("socket.create_connection", no_network)
     start = time.monotonic()
     with pytest.raises(DataError, match=r"there is no data set nobody/nothing-v0 .* offline; make or download it"):
-        data.load("nobody/nothing-v0")
+        offline.load("nobody/nothing-v0")
     assert time.monotonic() - start < 5
 
 
@@ -96,7 +97,7 @@ def test_unknown_environment_is_a_sentence(tmp_path: Path, monkeypatch: pytest.M
 def test_tokens_hold_the_true_previous_action_and_the_return_to_go() -> None:
     source = episodes()
     normaliser = Normaliser.of(source, return_scale=10.0)
-    tokens = data.windows(source, np.arange(3), normaliser).tokens
+    tokens = offline.windows(source, np.arange(3), normaliser).tokens
     assert tokens.shape == (43, 3 + 1 + 1)
     np.testing.assert_allclose(tokens[:, :3].mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(tokens[:, :3].std(0), 1, atol=1e-4)
@@ -113,7 +114,7 @@ def test_tokens_hold_the_true_previous_action_and_the_return_to_go() -> None:
 
 def test_windows_are_right_aligned_runs_of_one_episode() -> None:
     source = episodes()
-    windows = data.windows(source, np.arange(3), Normaliser.of(source, 1.0))
+    windows = offline.windows(source, np.arange(3), Normaliser.of(source, 1.0))
     tokens, actions, real = windows.sample(500, 8, np.random.default_rng(0))
     order = {token.tobytes(): n for n, token in enumerate(windows.tokens)}
     owner = np.repeat(np.arange(3), source.lengths)
@@ -135,20 +136,20 @@ def test_windows_are_right_aligned_runs_of_one_episode() -> None:
 
 def test_only_chosen_episodes_are_drawn_and_none_is_in_both_parts() -> None:
     source = episodes((5,) * 40)
-    train, held = data.split(source, 0.1, seed=3)
+    train, held = offline.split(source, 0.1, seed=3)
     assert len(held) == 4
     assert sorted([*train, *held]) == list(range(40))
-    assert not np.array_equal(held, data.split(source, 0.1, seed=4)[1])
-    windows = data.windows(source, held, Normaliser.of(source, 1.0))
+    assert not np.array_equal(held, offline.split(source, 0.1, seed=4)[1])
+    windows = offline.windows(source, held, Normaliser.of(source, 1.0))
     _, actions, real = windows.sample(200, 8, np.random.default_rng(0))
     allowed = {source.actions[n].tobytes() for e in held for n in range(5 * e, 5 * e + 5)}
     assert {action.tobytes() for action in actions[real]} == allowed
 
 
 def test_scores_follow_the_references() -> None:
-    assert data.normalised_score("Hopper-v5", 3234.3) == pytest.approx(100)
-    assert data.normalised_score("Hopper-v5", -20.272305) == pytest.approx(0)
-    assert data.normalised_score("Reacher-v5", 1.0) is None
+    assert offline.normalised_score("Hopper-v5", 3234.3) == pytest.approx(100)
+    assert offline.normalised_score("Hopper-v5", -20.272305) == pytest.approx(0)
+    assert offline.normalised_score("Reacher-v5", 1.0) is None
 
 
 # Data sets as Minari keeps them, of other kinds
@@ -213,7 +214,7 @@ def test_dictionaries_are_flattened_and_choices_one_hot(
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     store("own/goal-v0", goal, (4, 3))
-    loaded = data.load("own/goal-v0")
+    loaded = offline.load("own/goal-v0")
     assert loaded.discrete
     assert (loaded.environment, loaded.observations.shape, loaded.actions.shape) == (goal, (7, 3), (7, 3))
     stored = minari.load_dataset("own/goal-v0")
@@ -230,12 +231,12 @@ def test_dictionaries_are_flattened_and_choices_one_hot(
 def test_delayed_rewards_all_come_with_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     store("own/swing-v0", "Pendulum-v1", (6, 4))
-    dense, delayed = data.load("own/swing-v0"), data.load("own/swing-v0", delayed=True)
+    dense, delayed = offline.load("own/swing-v0"), offline.load("own/swing-v0", delayed=True)
     np.testing.assert_allclose(delayed.rewards[[5, 9]], dense.returns, rtol=1e-6)
     assert np.count_nonzero(delayed.rewards) == 2
     np.testing.assert_array_equal(delayed.observations, dense.observations)
     # what the network is asked for is then the whole return in every step
-    tokens = data.windows(delayed, np.arange(2), Normaliser.of(delayed, 1.0)).tokens
+    tokens = offline.windows(delayed, np.arange(2), Normaliser.of(delayed, 1.0)).tokens
     np.testing.assert_allclose(tokens[:, -1], np.repeat(dense.returns, dense.lengths), rtol=1e-5)
 
 
@@ -244,14 +245,14 @@ def test_several_data_sets_are_read_as_one(tmp_path: Path, monkeypatch: pytest.M
     store("own/some-v0", "Pendulum-v1", (6, 4))
     store("own/more-v0", "Pendulum-v1", (3,))
     store("own/goal-v0", goal, (3,))
-    some, more, mix = (data.load(name) for name in ("own/some-v0", "own/more-v0", "own/some-v0+own/more-v0"))
+    some, more, mix = (offline.load(name) for name in ("own/some-v0", "own/more-v0", "own/some-v0+own/more-v0"))
     assert mix.dataset == "own/some-v0+own/more-v0"
     for name in ("observations", "actions", "rewards", "lengths"):
         joined = np.concatenate([getattr(some, name), getattr(more, name)])
         np.testing.assert_array_equal(getattr(mix, name), joined, err_msg=name)
     assert dataclasses.replace(mix, lengths=some.lengths).digest != mix.digest
     with pytest.raises(DataError, match="only data sets of one environment can be joined"):
-        data.load("own/some-v0+own/goal-v0")
+        offline.load("own/some-v0+own/goal-v0")
 
 
 @pytest.mark.parametrize("array", ["observations", "actions", "rewards"])
@@ -259,7 +260,7 @@ def test_a_nan_is_named_with_its_place(array: str, tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     store("own/nan-v0", "Pendulum-v1", (6, 4), spoil=array)
     with pytest.raises(DataError, match=f"the {array} of episode 1 of own/nan-v0 hold a NaN or an infinity in step 2"):
-        data.load("own/nan-v0")
+        offline.load("own/nan-v0")
 
 
 def test_data_without_an_environment_and_damaged_data_are_sentences(
@@ -270,9 +271,9 @@ def test_data_without_an_environment_and_damaged_data_are_sentences(
     spaces = {"observation_space": pendulum.observation_space, "action_space": pendulum.action_space}
     store("own/nowhere-v0", "Pendulum-v1", (4,), env=None, **spaces)
     with pytest.raises(DataError, match="names no environment"):
-        data.load("own/nowhere-v0")
+        offline.load("own/nowhere-v0")
     store("own/cut-v0", "Pendulum-v1", (4,))
     file = tmp_path / "own" / "cut-v0" / "data" / "main_data.hdf5"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"own/cut-v0 in .* is damaged"):
-        data.load("own/cut-v0")
+        offline.load("own/cut-v0")

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from model import energy
-from model.artifact import Policy
-from model.baselines import BehaviourCloning, DecisionTransformer
-from model.checkpoint import Checkpoint, build
-from model.config import TrainConfig
-from model.data import Normaliser
+from model.cost.energy_model import Counts, Sizes, Widths, add_pj, modelled_uj, multiply_pj, papers_uj, sram_bit_pj
+from model.cost.subject import Subject
+from model.data.offline import Normaliser
+from model.deployed.artifact import Policy
+from model.deployed.geometry import TINY
+from model.deployed.golden import GoldenNetwork
+from model.deployed.random_policy import random_policy, random_tokens
 from model.energy import cached, count
-from model.energy_model import Counts, Sizes, Widths, add_pj, modelled_uj, multiply_pj, papers_uj, sram_bit_pj
-from model.fold import from_policy
-from model.geometry import TINY
-from model.golden import GoldenNetwork
-from model.layers import Structure, float_network
-from model.random_policy import random_policy, random_tokens
-from model.subject import Subject
+from model.integer.fold import from_policy
+from model.network.baselines import BehaviourCloning, DecisionTransformer
+from model.network.layers import Structure, float_network
+from model.training.checkpoint import Checkpoint, build
+from model.training.config import TrainConfig
 
 torch.set_num_threads(1)
 

@@ -12,8 +12,9 @@ import pytest
 from gymnasium import spaces
 
 from host import score
-from model import environments, tasks
-from model.environments import Actions, DataError
+from model import tasks as tasks_command
+from model.data import environments, tasks
+from model.data.environments import Actions, DataError
 
 pytestmark = [
     # of Gymnasium's older environments and of attributes in the models of robots
@@ -182,10 +183,10 @@ def test_a_name_nearly_right_brings_the_close_ones() -> None:
 
 def test_the_table_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "tasks.json"
-    assert tasks.main(["--suite", "classic", "--json", str(file)]) == 0
+    assert tasks_command.main(["--suite", "classic", "--json", str(file)]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in printed[1:]] == [row["name"] for row in json.loads(file.read_text())]
-    assert tasks.main(["--json", str(file / "tasks.json")]) == 2
+    assert tasks_command.main(["--json", str(file / "tasks.json")]) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from model import config, energy, evaluate, export, state, table, tasks, train
-from model.config import ConfigError, TrainConfig
+from model import energy, evaluate, export, state, table, tasks, train
 from model.files import WriteError, ready, save, write_json
+from model.training import config
+from model.training.config import ConfigError, TrainConfig
 
 PRESET = config.PRESETS["tiny"]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from model import state
-from model.geometry import ATTENTIONS, HOPPER_Z2, ODD, PRESETS, TINY, Geometry, GeometryError
-from model.layers import Structure, attention
+from model.deployed.geometry import ATTENTIONS, HOPPER_Z2, ODD, PRESETS, TINY, Geometry, GeometryError
+from model.network.layers import Structure, attention
 
 torch.set_num_threads(1)
 

@@ -9,14 +9,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.artifact import ArtifactError, Policy
-from model.export import ExportError, attention_reach, dendrite_reach, prove
-from model.fold import from_policy, integer_tensors
-from model.geometry import HOPPER_Z2, ODD, TINY, Geometry
-from model.golden import GoldenNetwork
-from model.golden_attention import Dynamics, Match, Window, dendrites, match_sum, overlap, readout, saturate, shifted
-from model.network import Record
-from model.random_policy import random_policy, random_tokens
+from model.deployed.artifact import ArtifactError, Policy
+from model.deployed.geometry import HOPPER_Z2, ODD, TINY, Geometry
+from model.deployed.golden import GoldenNetwork
+from model.deployed.golden_attention import (
+    Dynamics,
+    Match,
+    Window,
+    dendrites,
+    match_sum,
+    overlap,
+    readout,
+    saturate,
+    shifted,
+)
+from model.deployed.random_policy import random_policy, random_tokens
+from model.integer.fold import from_policy, integer_tensors
+from model.integer.proof import ExportError, attention_reach, dendrite_reach, prove
+from model.network.network import Record
 
 GUARDED = Geometry(observation_size=4, action_size=2, d_model=16, layers=1, steps=8, window=4, group=8)
 """Eight SNN steps: more guard bits than single precision holds."""

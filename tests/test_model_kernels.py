@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model import kernels
-from model.attention import Rows
-from model.geometry import TINY
-from model.layers import Structure, float_network
-from model.neuron import lif
-from model.norm import PTBN, linear_norm, set_mixing
-from model.product import spike_linear
-from model.window import gated_sum, relative_sum
+from model.deployed.geometry import TINY
+from model.network import kernels
+from model.network.attention import Rows
+from model.network.layers import Structure, float_network
+from model.network.neuron import lif
+from model.network.norm import PTBN, linear_norm, set_mixing
+from model.network.product import spike_linear
+from model.network.window import gated_sum, relative_sum
 
 torch.set_num_threads(1)
 

@@ -8,13 +8,13 @@ import functools
 import pytest
 import torch
 
-from model.fold import from_policy
-from model.geometry import ATTENTIONS, TINY, Geometry
-from model.layers import Structure, float_network
-from model.network import Network, Record
-from model.norm import PTBN, set_mixing
-from model.random_policy import random_policy, random_tokens
-from model.window import absolute_sum, relative_sum
+from model.deployed.geometry import ATTENTIONS, TINY, Geometry
+from model.deployed.random_policy import random_policy, random_tokens
+from model.integer.fold import from_policy
+from model.network.layers import Structure, float_network
+from model.network.network import Network, Record
+from model.network.norm import PTBN, set_mixing
+from model.network.window import absolute_sum, relative_sum
 
 FORMS = {
     **{f"pssa-{taps}": (TINY, Structure(taps=taps)) for taps in ("channel", "head", "shared", "or")},

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.neuron import lif, membranes
+from model.network.neuron import lif, membranes
 
 torch.set_num_threads(1)
 

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model.config import ConfigError, TrainConfig
-from model.fold import quantise
-from model.geometry import TINY
-from model.layers import Structure, float_network
-from model.neuron import lif
-from model.norm import NORMS, PTBN, mixing, set_mixing
+from model.deployed.geometry import TINY
+from model.integer.fold import quantise
+from model.network.layers import Structure, float_network
+from model.network.neuron import lif
+from model.network.norm import NORMS, PTBN, mixing, set_mixing
+from model.training.config import ConfigError, TrainConfig
 
 torch.set_num_threads(1)
 

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from model import layers
-from model.dynamics import convolve
-from model.fold import quantise
-from model.fold_attention import form
-from model.geometry import TINY, Geometry
-from model.layers import Structure, float_network
-from model.network import Network
-from model.norm import PTBN
-from model.quant_dynamics import from_code, signed_power, to_code
-from model.quantize import best_unit, floor_shift, tanh_table, to_grid
+from model.deployed.geometry import TINY, Geometry
+from model.integer.fold import quantise
+from model.integer.fold_attention import form
+from model.integer.quant_dynamics import from_code, signed_power, to_code
+from model.integer.quantize import best_unit, floor_shift, tanh_table, to_grid
+from model.network import layers
+from model.network.dynamics import convolve
+from model.network.layers import Structure, float_network
+from model.network.network import Network
+from model.network.norm import PTBN
 
 torch.set_num_threads(1)
 

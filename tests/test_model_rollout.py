@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from model import rollout
-from model.data import DataError, Normaliser
-from model.geometry import TINY
-from model.layers import Structure, float_network
-from model.network import Network
-from model.rollout import Effort, GoldenBrain, RecomputeBrain, StreamBrain
+from model.data.offline import DataError, Normaliser
+from model.deployed.geometry import TINY
+from model.network.layers import Structure, float_network
+from model.network.network import Network
+from model.scores import rollout
+from model.scores.rollout import Effort, GoldenBrain, RecomputeBrain, StreamBrain
 
 torch.set_num_threads(1)
 

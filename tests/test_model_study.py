@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from model import evaluate, study, study_bits, study_norms, study_position, study_streaming, study_window
-from model.attention import Rows
-from model.checkpoint import Checkpoint
-from model.geometry import TINY, Geometry
-from model.layers import Structure, attention, float_network
-from model.network import Network, Record
-from model.neuron import lif
-from model.study_entropy import independent, total_correlation
-from model.study_field import field, maps, mixture
-from model.study_runs import Bench, Budget, Run, relate, summed_up
-from model.tasks import find
+from model import study
+from model.data.tasks import find
+from model.deployed.geometry import TINY, Geometry
+from model.network.attention import Rows
+from model.network.layers import Structure, attention, float_network
+from model.network.network import Network, Record
+from model.network.neuron import lif
+from model.scores import evaluation
+from model.studies import bits as bits_study
+from model.studies import norms, position, streaming, window
+from model.studies.entropy import independent, total_correlation
+from model.studies.field import field, maps, mixture
+from model.studies.runs import Bench, Budget, Run, relate, summed_up
+from model.training.checkpoint import Checkpoint
 from tests import swing
 
 torch.set_num_threads(1)
@@ -133,28 +136,28 @@ def test_taps_of_one_are_an_or_gate():
 def test_an_or_gate_changes_nothing_where_taps_are_one_and_much_where_not():
     tokens = torch.randn(8, 24, 15, generator=torch.Generator().manual_seed(4))
     ones = Structure(tap_floor=1.0, tap_init=1.0)
-    assert study_position.changed_by_or(lively(TINY, ones), tokens) == 0.0
-    assert study_position.changed_by_or(lively(TINY, Structure(tap_init=0.4)), tokens) > 0.2
+    assert position.changed_by_or(lively(TINY, ones), tokens) == 0.0
+    assert position.changed_by_or(lively(TINY, Structure(tap_init=0.4)), tokens) > 0.2
 
 
 @pytest.mark.parametrize(("value", "silent"), [(1.0, True), (1.1, True), (1.0 - 2.0**-24, False), (0.3, False)])
 def test_window_and_what_is_before_it_get_no_gradient_from_one_on(value: float, silent: bool):
     generator = torch.Generator().manual_seed(5)
     tokens, actions = torch.randn(8, 24, 15, generator=generator), torch.randn(8, 24, 3, generator=generator)
-    found = study_position.gradients(study_position.at_constant(lively(TINY), value), tokens, actions)
+    found = position.gradients(position.at_constant(lively(TINY), value), tokens, actions)
     assert (found["taps"] == 0.0, found["qkv"] == 0.0) == (silent, silent)
     assert found["rest"] > 0.0
 
 
 def test_or_gate_has_no_taps_to_learn():
     tokens = torch.randn(2, 24, 15, generator=torch.Generator().manual_seed(6))
-    assert study_position.gradients(lively(TINY, Structure(taps="or")), tokens, torch.zeros(2, 24, 3))["taps"] is None
+    assert position.gradients(lively(TINY, Structure(taps="or")), tokens, torch.zeros(2, 24, 3))["taps"] is None
 
 
 def test_taps_that_start_at_one_stay_there_without_decay(bench: Bench, monkeypatch: pytest.MonkeyPatch):
     kept = ("relative, channel", "relative, channel, P = 1, no decay")
-    monkeypatch.setattr(study_position, "VARIANTS", {name: study_position.VARIANTS[name] for name in kept})
-    rows = {row["variant"]: row for row in study_position.measure(bench)}
+    monkeypatch.setattr(position, "VARIANTS", {name: position.VARIANTS[name] for name in kept})
+    rows = {row["variant"]: row for row in position.measure(bench)}
     learned, fixed = (rows[name] for name in kept)
     assert (fixed["moved"], fixed["taps"], fixed["qkv"], fixed["changed_by_or"]) == (0.0, 0.0, 0.0, 0.0)
     assert learned["moved"] > 0.3
@@ -225,35 +228,35 @@ def test_streaming_and_recompute_part_below_the_context():
     network = lively(TINY)
     episodes = [torch.randn(40, 15, generator=torch.Generator().manual_seed(seed)) for seed in (8, 9)]
     context = TINY.context
-    below, at = (study_streaming.differences(network, episodes, length) for length in (TINY.window, context))
+    below, at = (streaming.differences(network, episodes, length) for length in (TINY.window, context))
     assert below["decisions"] == 80
     assert below["share_different"] > 0.0
-    assert below["largest_difference"] > study_streaming.DIFFERENT
+    assert below["largest_difference"] > streaming.DIFFERENT
     assert at["share_different"] == 0.0
     assert at["largest_difference"] < 1e-5
-    assert study_streaming.lengths(8, 22) == [8, 15, 20, 21, 22, 24]
+    assert streaming.lengths(8, 22) == [8, 15, 20, 21, 22, 24]
 
 
 def test_recompute_decides_early_tokens_from_what_there_is():
     network, tokens = lively(TINY), torch.randn(5, 15, generator=torch.Generator().manual_seed(10))
     with torch.no_grad():
         expected = network(tokens[None])[0]
-    assert torch.allclose(study_streaming.recomputed(network, tokens, 24, batch=2), expected, atol=1e-6)
+    assert torch.allclose(streaming.recomputed(network, tokens, 24, batch=2), expected, atol=1e-6)
 
 
 @pytest.mark.usefixtures("rounded")
 def test_streaming_study_flies_both(bench: Bench):
-    rows = study_streaming.measure(bench)
-    streaming, again = rows[0], rows[-1]
-    assert (streaming["inference"], again["tokens"]) == ("stream", TINY.context + 2)
+    rows = streaming.measure(bench)
+    streamed, again = rows[0], rows[-1]
+    assert (streamed["inference"], again["tokens"]) == ("stream", TINY.context + 2)
     assert again["decisions"] == 200
     assert again["share_different"] == 0.0
-    assert again["return"] == pytest.approx(streaming["return"], rel=1e-4)
+    assert again["return"] == pytest.approx(streamed["return"], rel=1e-4)
 
 
 def test_bits_start_from_one_float_network_and_fly_as_integers(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(study_bits, "BITS", (2, 8))
-    rows = study_bits.measure(bench)
+    monkeypatch.setattr(bits_study, "BITS", (2, 8))
+    rows = bits_study.measure(bench)
     assert [row["weight_bits"] for row in rows] == [None, 2, 8]
     assert rows[1]["weight_kib"] * 4 == rows[2]["weight_kib"] == TINY.weight_rows * TINY.d_model / 1024
     quantised = list(bench.out.glob("*/quant.pt"))
@@ -263,7 +266,7 @@ def test_bits_start_from_one_float_network_and_fly_as_integers(bench: Bench, mon
         start = Checkpoint.load(path.with_name("float.pt")).network.state_dict()
         assert all(torch.equal(origin[name], start[name]) for name in origin)
         width = Checkpoint.load(path).config.geometry.weight_bits
-        flown = evaluate.evaluate(path, 1, 0, None)["mean_return"]
+        flown = evaluation.evaluate(path, 1, 0, None)["mean_return"]
         assert flown == next(row["return"] for row in rows if row["weight_bits"] == width)
 
 
@@ -275,20 +278,20 @@ def test_every_spike_adds_a_row_and_every_gated_value_its_taps():
             part.threshold.fill_(-1e9)
     d, h = TINY.d_model, TINY.d_mlp
     full = TINY.layers * TINY.steps * (3 * d * d + d * d + d * h + h * d + d * TINY.window)
-    assert study_window.accumulates(network, torch.zeros(2, 9, 15)) == full
+    assert window.accumulates(network, torch.zeros(2, 9, 15)) == full
 
 
 def test_sweep_changes_one_size_at_a_time_on_windows_of_one_length(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(study_window, "WINDOWS", (16,))
-    monkeypatch.setattr(study_window, "STEPS", (1,))
-    rows = study_window.measure(bench)
+    monkeypatch.setattr(window, "WINDOWS", (16,))
+    monkeypatch.setattr(window, "STEPS", (1,))
+    rows = window.measure(bench)
     assert [(row["window"], row["steps"], row["context"]) for row in rows] == [(16, 4, 31), (4, 1, 7)]
     assert [row["length"] for row in rows] == [31, 31]
     assert rows[1]["ac_per_decision"] < rows[0]["ac_per_decision"]
 
 
 def test_norms_learn_and_are_compared_within_a_seed(bench: Bench):
-    rows = study_norms.compare(bench, study_norms.NORM_VARIANTS)
+    rows = norms.compare(bench, norms.NORM_VARIANTS)
     assert [row["variant"] for row in rows] == ["PTBN", "tdBN only", "tdLN only"]
     assert all(row["curve"][-1][2] < row["curve"][0][2] for row in rows)
     assert rows[0]["relative_loss"] == 1.0
@@ -333,17 +336,17 @@ def test_command_writes_result_and_figure_and_goes_on_where_it_stopped(tmp_path:
     assert not (tmp_path / "a.json").exists()
     monkeypatch.setattr(study.Bench, "score", original)
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/float.pt")}
-    assert len(trained) == len(study_norms.SCHEDULE_VARIANTS)
+    assert len(trained) == len(norms.SCHEDULE_VARIANTS)
     assert study.main([*call, *outputs]) == 0
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
     result = json.loads((tmp_path / "a.json").read_text())
     assert (result["study"], result["budget"]["steps"], result["budget"]["seeds"]) == ("schedule", 20, 1)
     assert len(result["dataset_digest"]) == 64
     assert result["commit"]
-    assert [row["variant"] for row in result["rows"]] == list(study_norms.SCHEDULE_VARIANTS)
+    assert [row["variant"] for row in result["rows"]] == list(norms.SCHEDULE_VARIANTS)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert all(variant in printed for variant in study_norms.SCHEDULE_VARIANTS)
+    assert all(variant in printed for variant in norms.SCHEDULE_VARIANTS)
     # the figure follows from the result alone
     again = ["schedule", "--redraw", str(tmp_path / "a.json"), "--png", str(tmp_path / "b.png")]
     assert study.main(again) == 0

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from model import cells, collect, data, protocol, suites, table, tasks
-from model.cells import Cell, Resources
-from model.protocol import PROTOCOLS
-from model.report import markdown
-from model.suites import METHODS, SUITES, Budget, configuration
-from model.train import Trainer
+from model import collect, table
+from model.data import offline, tasks
+from model.scores import cells, protocol, suites
+from model.scores.cells import Cell, Resources
+from model.scores.protocol import PROTOCOLS
+from model.scores.report import markdown
+from model.scores.suites import METHODS, SUITES, Budget, configuration
+from model.training.trainer import Trainer
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
@@ -56,7 +58,7 @@ def _at_library(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cell(method: str, steps: int = 40, quant_steps: int = 10, rule: str = "honest") -> Cell:
-    task, source = tasks.find("cartpole-mixed"), data.load("cartpole/mixed-v0")
+    task, source = tasks.find("cartpole-mixed"), offline.load("cartpole/mixed-v0")
     budget = Budget(16, layers=1, window=4, length=8, batch=8, steps=steps, quant_steps=quant_steps)
     config = configuration(task, METHODS[method], budget, source, seed=0)
     chosen = PROTOCOLS[rule]
@@ -117,7 +119,7 @@ def test_a_table_is_filled_by_the_command_and_a_failing_cell_fails_alone(
     (done,) = rows["pssa"]["cells"]
     assert [result["step"] for result in done["float"]] == [20, 40]
     assert [len(result["returns"]) for result in [*done["float"], *done["deployed"]]] == [2, 2, 2]
-    assert done["cell"]["dataset_digest"] == data.load("cartpole/mixed-v0").digest
+    assert done["cell"]["dataset_digest"] == offline.load("cartpole/mixed-v0").digest
     assert {"torch", "mujoco", "ray"} <= set(done["versions"])
     assert done["training_cpu_s"] > 0
     assert document["shortfall"][0] == "1 training seeds where the protocol asks for 3"
@@ -185,7 +187,7 @@ def test_the_paper_protocol_tries_every_target(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("returns", "scale"), [(400.0, 32.0), (1000.0, 16.0), (20_000.0, 1.0)])
 def test_the_grid_of_the_return_to_go_holds_every_target_and_return(returns: float, scale: float) -> None:
-    source = dataclasses.replace(data.load("cartpole/mixed-v0"), rewards=np.full(240, returns / 60, np.float32))
+    source = dataclasses.replace(offline.load("cartpole/mixed-v0"), rewards=np.full(240, returns / 60, np.float32))
     config = configuration(tasks.find("cartpole-mixed"), METHODS["pssa"], Budget(), source, seed=0)
     assert config.to_go_scale == scale
 
@@ -195,7 +197,7 @@ def test_suites_hold_what_they_say_and_every_method_is_a_configuration() -> None
         f"{name}-mixed" for name in ("cartpole", "mountaincar", "acrobot", "pendulum")
     }
     assert all(task.environment.startswith("Hopper") for task in SUITES["hopper"].tasks)
-    task, source = tasks.find("cartpole-mixed"), data.load("cartpole/mixed-v0")
+    task, source = tasks.find("cartpole-mixed"), offline.load("cartpole/mixed-v0")
     assert all(suite.tasks for suite in SUITES.values())
     for budget in (*(suite.budget for suite in SUITES.values()), Budget(16, layers=1, window=4, length=8)):
         for method in METHODS.values():
@@ -242,7 +244,7 @@ def test_the_printed_table_says_what_it_stands_on() -> None:
 def test_mistakes_are_sentences(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "_download", _absent)
+    monkeypatch.setattr(offline, "_download", _absent)
     monkeypatch.chdir(Path(table.__file__).parent.parent)
     assert table.main(arguments) == 2
     error = capsys.readouterr().err
@@ -251,7 +253,7 @@ def test_mistakes_are_sentences(
 
 
 def _absent(dataset: str) -> None:
-    raise data.DataError(f"there is no data set {dataset}")
+    raise offline.DataError(f"there is no data set {dataset}")
 
 
 def test_a_cluster_that_does_not_answer_is_a_sentence(tmp_path: Path) -> None:

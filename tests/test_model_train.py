@@ -12,17 +12,21 @@ import numpy as np
 import pytest
 import torch
 
-from model import collect, data, evaluate, export, train
-from model.artifact import Policy
-from model.checkpoint import Checkpoint, CheckpointError
-from model.config import NETWORKS, ConfigError, TrainConfig, find
-from model.export import ExportError, prove, reach
-from model.fold import from_policy
-from model.geometry import TINY, Geometry
-from model.golden import lif
-from model.layers import Structure
-from model.random_policy import random_policy
-from model.train import Trainer, TrainError, kept_steps, rate
+from model import collect, evaluate, export, train
+from model.data import offline
+from model.deployed.artifact import Policy
+from model.deployed.geometry import TINY, Geometry
+from model.deployed.golden import lif
+from model.deployed.random_policy import random_policy
+from model.integer.fold import from_policy
+from model.integer.proof import ExportError, prove, reach
+from model.network.layers import Structure
+from model.scores import evaluation
+from model.training import deployment
+from model.training import trainer as trainer_module
+from model.training.checkpoint import Checkpoint, CheckpointError
+from model.training.config import NETWORKS, ConfigError, TrainConfig, find
+from model.training.trainer import PHASES, Trainer, TrainError, kept_steps, rate
 from tests import swing
 
 torch.set_num_threads(1)
@@ -60,19 +64,19 @@ def trained(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trainer(out: Path, resume: bool = False, config: TrainConfig = CONFIG) -> Trainer:
-    return Trainer(config, data.load("test/swing-v0"), out, resume, save_every=1000, command="test")
+    return Trainer(config, offline.load("test/swing-v0"), out, resume, save_every=1000, command="test")
 
 
 def test_the_loss_falls_in_both_phases(trained: Path) -> None:
     with (trained / "log.csv").open() as file:
         rows = list(csv.DictReader(file))
-    last = {phase: [float(r["validation_loss"]) for r in rows if r["phase"] == phase][-1] for phase in train.PHASES}
-    source = data.load("test/swing-v0")
+    last = {phase: [float(r["validation_loss"]) for r in rows if r["phase"] == phase][-1] for phase in PHASES}
+    source = offline.load("test/swing-v0")
     spread = float(source.actions.var())
     assert last["float"] < 0.5 * spread
     assert last["quant"] < 0.6 * spread
     rates = json.loads((trained / "firing.json").read_text())
-    for phase in train.PHASES:
+    for phase in PHASES:
         assert rates[phase]["layer0.entry"]["any"] >= rates[phase]["layer0.entry"]["mean"] > 0
     assert TrainConfig.from_json((trained / "config.json").read_text()) == CONFIG
 
@@ -87,7 +91,7 @@ def test_training_leaves_the_weights_inside_their_grids(trained: Path) -> None:
         assert ((weight == low) | (weight == high)).float().mean() < 0.3
 
 
-@pytest.mark.parametrize("stop", [(train.PHASES[0], 50), (train.PHASES[1], 20)], ids=["float", "quant"])
+@pytest.mark.parametrize("stop", [(PHASES[0], 50), (PHASES[1], 20)], ids=["float", "quant"])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, trained: Path, stop: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,7 +126,7 @@ def test_absolute_positions_train_too(tmp_path: Path) -> None:
     structure = Structure(position="absolute", taps="shared", positions=8)
     config = dataclasses.replace(CONFIG, steps=3, quant_steps=0, structure=structure, inference="recompute")
     trainer(tmp_path / "run", config=config).run(progress=False)
-    result = evaluate.evaluate(tmp_path / "run" / "float.pt", episodes=1, seed=0, target_return=None)
+    result = evaluation.evaluate(tmp_path / "run" / "float.pt", episodes=1, seed=0, target_return=None)
     assert result["mean_length"] == 200
 
 
@@ -142,7 +146,7 @@ def test_export_deploys_exactly_the_evaluated_network(trained: Path, tmp_path: P
     assert policy.target_return == 3.0
     assert [score["kind"] for score in policy.provenance["scores"]] == ["float", "quantised"]
     assert policy.provenance["scores"][1]["mean_return"] == quant["mean_return"]
-    assert policy.provenance["dataset_digest"] == data.load("test/swing-v0").digest
+    assert policy.provenance["dataset_digest"] == offline.load("test/swing-v0").digest
     assert policy.provenance["command"].startswith("python -m model.train --dataset test/swing-v0")
     assert policy.provenance["config"] == json.loads(CONFIG.to_json())
     assert from_policy(policy).quantised
@@ -152,15 +156,15 @@ def test_collecting_with_a_policy_makes_a_data_set(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    policy, _ = export.export(trained / "quant.pt")
+    policy, _ = deployment.export(trained / "quant.pt")
     policy.save(tmp_path / "policy.safetensors")
     arguments = ["policy", str(tmp_path / "policy.safetensors"), "--episodes", "2", "--noise", "0.1"]
     assert collect.main([*arguments, "--dataset", "test/own-v0"]) == 0
-    collected = data.load("test/own-v0")
+    collected = offline.load("test/own-v0")
     assert collected.lengths.tolist() == [200, 200]
     assert collected.actions.std() > 0
     assert collect.main([*arguments, "--dataset", "test/again-v0"]) == 0
-    assert data.load("test/again-v0").digest == collected.digest
+    assert offline.load("test/again-v0").digest == collected.digest
     assert collect.main([*arguments, "--dataset", "test/own-v0"]) == 2
 
 
@@ -171,8 +175,8 @@ def test_every_baseline_learns(tmp_path: Path, network: str) -> None:
     with (tmp_path / "run" / "log.csv").open() as file:
         validation = [float(row["validation_loss"]) for row in csv.DictReader(file)]
     # `bc` alone can know nothing of the noise, and needs nothing else: the action follows from the observation
-    assert validation[-1] < 0.5 * float(data.load("test/swing-v0").actions.var())
-    result = evaluate.evaluate(tmp_path / "run" / "float.pt", episodes=1, seed=0, target_return=None)
+    assert validation[-1] < 0.5 * float(offline.load("test/swing-v0").actions.var())
+    result = evaluation.evaluate(tmp_path / "run" / "float.pt", episodes=1, seed=0, target_return=None)
     assert result["kind"] == "float"
     assert result["mean_length"] == 200
     assert not (tmp_path / "run" / "firing.json").exists()
@@ -201,14 +205,14 @@ def choices(library: Path) -> str:
 
 def test_discrete_actions_are_classified_in_both_phases(choices: str, tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, return_scale=40.0, target_return=200.0)
-    Trainer(config, data.load(choices), tmp_path / "run", False, 1000, "test").run(progress=False)
+    Trainer(config, offline.load(choices), tmp_path / "run", False, 1000, "test").run(progress=False)
     with (tmp_path / "run" / "log.csv").open() as file:
         losses = {row["phase"]: float(row["validation_loss"]) for row in csv.DictReader(file)}
     assert max(losses.values()) < 0.75 * np.log(2)  # of guessing
-    policy, _ = export.export(tmp_path / "run" / "quant.pt")
+    policy, _ = deployment.export(tmp_path / "run" / "quant.pt")
     policy.save(tmp_path / "policy.safetensors")
     files = (tmp_path / "run" / "quant.pt", tmp_path / "policy.safetensors")
-    quant, golden = (evaluate.evaluate(file, episodes=3, seed=0, target_return=None) for file in files)
+    quant, golden = (evaluation.evaluate(file, episodes=3, seed=0, target_return=None) for file in files)
     assert quant["returns"] == golden["returns"]
     assert quant["mean_return"] > 60  # random: 22
 
@@ -218,21 +222,21 @@ def test_delayed_reward_reaches_data_and_episodes(trained: Path, tmp_path: Path)
     (tmp_path / "late.json").write_text(config.to_json())
     assert train.main([*ARGUMENTS, "--config", str(tmp_path / "late.json"), "--out", str(tmp_path / "run")]) == 0
     late = Checkpoint.load(tmp_path / "run" / "float.pt")
-    assert late.facts["dataset_digest"] == data.load("test/swing-v0", delayed=True).digest
+    assert late.facts["dataset_digest"] == offline.load("test/swing-v0", delayed=True).digest
     assert late.facts["dataset_digest"] != Checkpoint.load(trained / "float.pt").facts["dataset_digest"]
     seen: list[bool] = []
     with pytest.MonkeyPatch.context() as patch:
-        run = evaluate.run
-        patch.setattr(evaluate, "run", lambda *a, **k: seen.append(k["delayed"]) or run(*a, **k))
+        run = evaluation.run
+        patch.setattr(evaluation, "run", lambda *a, **k: seen.append(k["delayed"]) or run(*a, **k))
         for file in (tmp_path / "run" / "float.pt", trained / "float.pt"):
-            evaluate.evaluate(file, episodes=1, seed=0, target_return=None)
+            evaluation.evaluate(file, episodes=1, seed=0, target_return=None)
     assert seen == [True, False]
 
 
 def test_results_are_kept_on_the_way(tmp_path: Path) -> None:
     assert kept_steps(5000, 5) == [1000, 2000, 3000, 4000]
     config = dataclasses.replace(CONFIG, steps=6, quant_steps=1)
-    Trainer(config, data.load("test/swing-v0"), tmp_path / "run", False, 1000, "test", keep=3).run(progress=False)
+    Trainer(config, offline.load("test/swing-v0"), tmp_path / "run", False, 1000, "test", keep=3).run(progress=False)
     assert sorted(p.name for p in (tmp_path / "run").glob("*.pt")) == [
         *("checkpoint.pt", "float-2.pt", "float-4.pt", "float.pt", "quant.pt")
     ]
@@ -242,7 +246,7 @@ def test_results_are_kept_on_the_way(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, steps=20, quant_steps=0)
-    run = Trainer(config, data.load("test/swing-v0"), tmp_path / "run", False, save_every=5, command="test")
+    run = Trainer(config, offline.load("test/swing-v0"), tmp_path / "run", False, save_every=5, command="test")
     update = run._update
 
     def spoil(learning_rate: float) -> float:
@@ -270,14 +274,14 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_partial(tmp_path: Path) ->
 
 
 def test_a_killed_run_logs_no_update_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "LOG_EVERY", 2)
+    monkeypatch.setattr(trainer_module, "LOG_EVERY", 2)
     config = dataclasses.replace(CONFIG, steps=10, quant_steps=0)
 
     class Killed(BaseException):
         pass
 
     def start(resume: bool) -> Trainer:
-        return Trainer(config, data.load("test/swing-v0"), tmp_path / "run", resume, save_every=5, command="test")
+        return Trainer(config, offline.load("test/swing-v0"), tmp_path / "run", resume, save_every=5, command="test")
 
     run = start(resume=False)
     update = run._update
@@ -342,11 +346,11 @@ def test_missing_and_broken_files_are_sentences(tmp_path: Path, capsys: pytest.C
 
 def test_the_float_network_and_foreign_scores_are_not_exported(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="float network; export the quantised one"):
-        export.export(trained / "float.pt")
-    foreign = dict.fromkeys(export.SCORE_FIELDS, 0) | {"kind": "quantised", "digest": "0"}
+        deployment.export(trained / "float.pt")
+    foreign = dict.fromkeys(deployment.SCORE_FIELDS, 0) | {"kind": "quantised", "digest": "0"}
     (tmp_path / "foreign.json").write_text(json.dumps(foreign))
     with pytest.raises(ExportError, match="scores another quantised network"):
-        export.export(trained / "quant.pt", [tmp_path / "foreign.json"])
+        deployment.export(trained / "quant.pt", [tmp_path / "foreign.json"])
 
 
 @pytest.mark.parametrize("text", ['{"batch": 3}', '{"geometry": "TINY", "bach": 3}', "{", '{"geometry": "HUGE"}'])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from model import study
-from model.artifact import Policy
-from model.report import markdown
+from model.deployed.artifact import Policy
+from model.scores.report import markdown
 from sim import table
 from sim.bench import DEFAULT_POLICY
 

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""The deployed network in numpy integers, one function per hardware block (docs/numbers.md).
+
+Arrays are [steps, ..., channels]; between the two may stand an axis of episodes that run side by side.
+
+The circuit and the PyTorch evaluation mode are separate readings of the same number format; neither imports this file.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.deployed.artifact import Policy
+from model.deployed.geometry import Geometry
+from model.deployed.golden_attention import ATTENTIONS, Attention, Bits, Integers, Window, saturate
+
+
+def spiking_linear(spikes: Bits, weight: Integers | NDArray[np.float32]) -> Integers:
+    """Sum the weights of the inputs that spike: `acc[t,c] = sum_i w[c,i] s[t,i]`.
+
+    spikes [steps, ..., inputs], weight [outputs, inputs] -> [steps, ..., outputs]. Runs as a float32 matrix product,
+    exact because every partial sum stays below 2**24 (`Geometry.accumulator_bits` is at most 16).
+    """
+    product = spikes.astype(np.float32) @ weight.astype(np.float32, copy=False).T
+    return product.astype(np.int64)
+
+
+def lif(current: Integers, threshold: Integers) -> tuple[Bits, Integers]:
+    """Fire `s[t] = m[t] > threshold` with `m[t] = u[t] + m[t-1]/4 (1 - s[t-1])`, from rest.
+
+    current [steps, ..., channels] integers; threshold [channels] or scalar, same unit -> spikes and membranes like
+    current, the membranes in units of 4**-(steps-1), where the quarter is exact.
+    """
+    guard = 2 * (current.shape[0] - 1)
+    scaled = np.asarray(threshold, np.int64) << guard
+    membrane = current << guard
+    for t in range(1, len(membrane)):
+        before = membrane[t - 1]
+        membrane[t] += np.where(before > scaled, 0, before >> 2)
+    return membrane > scaled, membrane
+
+
+def embed(token: Integers, weight: Integers, shift: Integers, bias: Integers) -> Integers:
+    """Embed a quantised token: `floor(W token / 2**shift) + bias`, before saturation.
+
+    token [..., inputs], weight [channels, inputs], shift and bias [channels] -> [..., channels].
+    """
+    return ((token @ weight.T) >> shift) + bias
+
+
+def head(membrane: Integers, weight: Integers, shift: Integers, bias: Integers, table: Integers) -> Integers:
+    """Look the action up: `table[clip(floor((W sum_t x[t] + bias) / 2**shift) + entries/2)]`.
+
+    membrane [steps, ..., channels], weight [actions, channels], shift and bias [actions], table [entries]
+    -> [..., actions].
+    """
+    index = ((membrane.sum(axis=0) @ weight.T + bias) >> shift) + len(table) // 2
+    words: Integers = table[np.clip(index, 0, len(table) - 1)]
+    return words
+
+
+def signature(previous: int, membrane: Integers, bits: int, group: int) -> int:
+    """Fold a residual write into the running 32-bit signature, as the circuit does.
+
+    Groups of `group` channels in order; a group's membranes are packed channel by channel, step by step, low bits
+    first; the packed word's 32-bit pieces are XORed; the signature is rotated left by one and XORed with that.
+    """
+    steps, channels = membrane.shape
+    fields = (membrane.T.reshape(channels // group, group * steps) & ((1 << bits) - 1)).astype(np.int64)
+    unpacked = (fields[..., None] >> np.arange(bits)) & 1
+    packed = np.packbits(unpacked.reshape(len(fields), -1).astype(np.uint8), axis=1, bitorder="little")
+    padded = np.zeros((len(packed), -(-packed.shape[1] // 4) * 4), np.uint8)
+    padded[:, : packed.shape[1]] = packed
+    folded = np.bitwise_xor.reduce(padded.view("<u4"), axis=1)
+    for word in folded:
+        previous = (((previous << 1) | (previous >> 31)) & 0xFFFF_FFFF) ^ int(word)
+    return previous
+
+
+@dataclass
+class Trace:
+    """What one decision did inside: every spike train and the membranes after each sub-block.
+
+    Of many episodes side by side, `active_rows` counts per episode, `saturations` all together, and signatures are
+    left out.
+    """
+
+    action: Integers  # [..., actions] int16 words
+    signatures: list[int] = field(default_factory=list)  # one per `Geometry.signatures`
+    membranes: list[Integers] = field(default_factory=list)  # same points, [steps, ..., channels]
+    spikes: dict[str, Bits] = field(default_factory=dict)  # "layer0.key" -> [steps, ..., channels]
+    active_rows: dict[str, Any] = field(default_factory=dict)  # int, or list[int] per episode: inputs that spike
+    saturations: int = 0  # residual membranes and dendrites that were clipped
+
+
+class GoldenNetwork:
+    """Stateful streaming network: one token in, one action out, bounded state per layer.
+
+    attention : per layer, with what it keeps of the past tokens.
+    """
+
+    attention: list[Attention]
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.geometry: Geometry = policy.geometry
+        self._tensors: dict[str, Integers] = {name: t.astype(np.int64) for name, t in policy.tensors.items()}
+        # the same integers, as the matrix product wants them
+        self._weights = {name: t.astype(np.float32) for name, t in policy.tensors.items() if name.endswith("weight")}
+        # keys, values and queries read the same spikes: one product for all
+        p = self._tensors
+        for at in (f"layer{layer}" for layer in range(self.geometry.layers)):
+            for part in ("weight", "bias", "threshold"):
+                p[f"{at}.kvq.{part}"] = np.concatenate(
+                    [p[f"{at}.{name}.{part}"] for name in policy.geometry.projections]
+                )
+            self._weights[f"{at}.kvq.weight"] = p[f"{at}.kvq.weight"].astype(np.float32)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the episode, or the episodes: the next token may have another number of them."""
+        kind = ATTENTIONS[self.geometry.attention]
+        own = [f"layer{layer}." for layer in range(self.geometry.layers)]
+        self.attention = [
+            kind(self.geometry, {n.removeprefix(at): t for n, t in self._tensors.items() if n.startswith(at)})
+            for at in own
+        ]
+
+    def keep(self, episodes: Sequence[int]) -> None:
+        """Go on with these of the episodes side by side, an index each; there was a token already."""
+        for attention in self.attention:
+            attention.keep(episodes)
+
+    def ring(self, layer: int) -> Bits:
+        """Return the `k AND v` spikes in a layer's PSSA window, newest first [tokens, steps, ..., channels]."""
+        window = self.attention[layer]
+        assert isinstance(window, Window)
+        return window.ring
+
+    def decide(self, token: Integers) -> Trace:
+        """Advance by one quantised token and return the decision with its trace.
+
+        token [inputs], or [episodes, inputs]: one each of episodes side by side, as many as since `reset`.
+        """
+        g, p = self.geometry, self._tensors
+        trace = Trace(np.zeros(0, np.int64))
+
+        def residual(x: Integers) -> Integers:
+            clipped, count = saturate(x, g.membrane_bits)
+            trace.saturations += count
+            if token.ndim == 1:
+                last = trace.signatures[-1] if trace.signatures else 0
+                trace.signatures.append(signature(last, clipped, g.membrane_bits, g.group))
+            trace.membranes.append(clipped)
+            return clipped
+
+        def linear(spikes: Bits, name: str) -> Integers:
+            trace.active_rows[name] = np.count_nonzero(spikes.any(axis=0), axis=-1).tolist()
+            return spiking_linear(spikes, self._weights[f"{name}.weight"])
+
+        def neuron(current: Integers, name: str) -> Bits:
+            trace.spikes[name], _ = lif(current, p[f"{name}.threshold"])
+            return trace.spikes[name]
+
+        def spiking(spikes: Bits, name: str) -> Bits:
+            return neuron(linear(spikes, name) + p[f"{name}.bias"], name)
+
+        def shortcut(x: Integers, spikes: Bits, name: str) -> Integers:
+            return residual(x + (linear(spikes, name) << p[f"{name}.shift"]) + p[f"{name}.bias"])
+
+        e = embed(token, p["embed.weight"], p["embed.shift"], p["embed.bias"])
+        x = residual(np.broadcast_to(e, (g.steps, *e.shape)))
+        for layer in range(g.layers):
+            at = f"layer{layer}"
+            s = trace.spikes[f"{at}.entry"] = lif(x, p["entry.threshold"])[0]
+            projected = np.split(spiking(s, f"{at}.kvq"), len(g.projections), axis=-1)
+            del trace.spikes[f"{at}.kvq"]
+            rows = trace.active_rows.pop(f"{at}.kvq")
+            for name, spikes in zip(g.projections, projected, strict=True):
+                trace.spikes[f"{at}.{name}"], trace.active_rows[f"{at}.{name}"] = spikes, rows
+            current, clipped = self.attention[layer].advance(*projected)
+            trace.saturations += clipped
+            x = shortcut(x, neuron(current, f"{at}.window"), f"{at}.proj")
+            s = trace.spikes[f"{at}.mlp"] = lif(x, p["entry.threshold"])[0]
+            h = spiking(s, f"{at}.fc1")
+            x = shortcut(x, h, f"{at}.fc2")
+        trace.action = head(x, p["head.weight"], p["head.shift"], p["head.bias"], p["head.table"])
+        return trace

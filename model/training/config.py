@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: MIT
+"""Every choice of a training run, and the named presets."""
+
+import dataclasses
+import json
+import math
+import numbers
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.deployed.geometry import Geometry, GeometryError, preset
+from model.network.layers import Structure
+from model.network.norm import NORMS, SCHEDULES
+
+NETWORKS = ("spiking", "dt-3-token", "dt-1-token", "dt-3-bit", "bc")
+"""The spiking network and the baselines of `model.network.baselines`."""
+INFERENCES = ("stream", "recompute")
+KINDS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str}
+NOUNS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run: a float phase, then a quantisation-aware phase that starts from its result.
+
+    Raises `ConfigError` for choices that do not go together.
+    """
+
+    geometry: Geometry
+    """Sizes of the network, at least the environment's observation and action."""
+    network: str = "spiking"
+    """Which network: spiking, or a baseline of about as many parameters."""
+    structure: Structure = field(default_factory=Structure)
+    """How tokens are attended to."""
+    inference: str = "stream"
+    """How a decision is made: "stream" one token with a bounded state, or "recompute" the last `length` tokens."""
+    length: int = 24
+    """Tokens of a training window; to stream, at least `Geometry.context`, so that it sees what training saw."""
+    batch: int = 64
+    """Windows per update."""
+    steps: int = 5000
+    """Updates of the float phase."""
+    quant_steps: int = 2000
+    """Updates of the quantisation-aware phase; 0 leaves it out."""
+    rate: float = 1e-3
+    """Peak learning rate of the float phase."""
+    quant_rate: float = 3e-4
+    """Peak learning rate of the quantisation-aware phase."""
+    warmup: float = 0.1
+    """Share of a phase over which the rate rises; it falls by a cosine afterwards."""
+    weight_decay: float = 1e-4
+    """Decoupled decay of AdamW."""
+    clip: float = 0.25
+    """Largest norm of the gradient."""
+    norm: str = "ptbn"
+    """Which norm: ptbn, tdbn (batch norm alone) or tdln (layer norm, which has no integer form)."""
+    norm_schedule: str = "linear"
+    """How PTBN turns from layer norm into batch norm: linear, cosine or step."""
+    norm_ratio: float = 0.1
+    """Share of the float phase over which it turns."""
+    norm_hold: float = 0.0
+    """Share of the float phase before that in which it stays layer norm."""
+    delayed: bool = False
+    """Whether all of an episode's reward comes at its end (D4RL's delayed reward)."""
+    return_scale: float = 1000.0
+    """Environment return per unit of the token's return-to-go."""
+    target_return: float = 3600.0
+    """Return the deployed policy asks for."""
+    fraction_bits: int = 8
+    """Of the residual stream's integers."""
+    observation_scale: float = 32.0
+    """Integer steps per unit of a normalised observation component; a power of two."""
+    action_scale: float = 64.0
+    """Integer steps per unit of the previous action; a power of two."""
+    to_go_scale: float = 32.0
+    """Integer steps per unit of the scaled return-to-go; a power of two."""
+    held_out: float = 0.05
+    """Share of the episodes kept from training, for the validation loss."""
+    seed: int = 0
+    """Of weights, windows and the split."""
+
+    def __post_init__(self) -> None:
+        def require(condition: bool, sentence: str) -> None:
+            if not condition:
+                raise ConfigError(sentence)
+
+        for each in dataclasses.fields(self):
+            kinds = KINDS.get(each.type)
+            value = getattr(self, each.name)
+            fits = kinds is None or (isinstance(value, kinds) and isinstance(value, bool) == (each.type is bool))
+            require(fits, f"{each.name} must be {NOUNS.get(each.type)}, not {value!r}")
+            require(each.type is not float or math.isfinite(value), f"{each.name} must be a finite number, not {value}")
+        for name in ("rate", "quant_rate", "clip", "return_scale", "observation_scale", "action_scale", "to_go_scale"):
+            require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("weight_decay", "seed"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
+        require(0 <= self.held_out < 1, f"held_out must be 0 or more and below 1, not {self.held_out}")
+        for name in ("length", "batch", "steps"):
+            require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
+        for name, choices in (("network", NETWORKS), ("norm", NORMS), ("inference", INFERENCES)):
+            value = getattr(self, name)
+            require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        require(
+            self.network == "spiking" or self.quant_steps == 0,
+            f"the baseline {self.network} has no integer form; set quant_steps to 0",
+        )
+        require(
+            self.network == "spiking" or self.inference == "recompute",
+            f"the baseline {self.network} keeps no bounded state; set inference to recompute",
+        )
+        require(
+            self.inference == "recompute" or self.length >= self.geometry.context,
+            f"length {self.length} is below the geometry's context of {self.geometry.context} tokens: "
+            "raise length, or set inference to recompute and quant_steps to 0",
+        )
+        require(
+            self.inference == "stream" or self.quant_steps == 0,
+            "the integer network streams; set inference to stream, or quant_steps to 0",
+        )
+        require(self.norm != "tdln" or self.quant_steps == 0, "layer norm has no integer form; set quant_steps to 0")
+        for name in ("warmup", "norm_ratio", "norm_hold"):
+            require(0 <= getattr(self, name) <= 1, f"{name} must be 0 to 1, not {getattr(self, name)}")
+        require(
+            self.norm_hold + self.norm_ratio <= 1,
+            "norm_hold and norm_ratio add up to more than 1: the float phase would end before PTBN is a batch norm",
+        )
+        require(self.quant_steps >= 0, f"quant_steps must not be negative, but is {self.quant_steps}")
+        require(
+            0 < self.fraction_bits <= self.geometry.membrane_bits - 2,
+            f"fraction_bits must be 1 to {self.geometry.membrane_bits - 2} for this geometry, not {self.fraction_bits}",
+        )
+        require(self.norm_schedule in SCHEDULES, f"norm_schedule must be one of {', '.join(SCHEDULES)}")
+        attention = self.geometry.attention
+        try:
+            self.structure.require(attention)
+        except ValueError as error:
+            raise ConfigError(f"structure.{error}") from None
+        require(attention != "lrf-ssa" or self.quant_steps == 0, "lrf-ssa has no integer form; set quant_steps to 0")
+        heads = self.structure.heads
+        require(
+            self.structure.taps != "head" or self.geometry.d_model % heads == 0,
+            f"d_model {self.geometry.d_model} cannot be shared among {heads} heads; choose a divisor",
+        )
+        require(
+            self.inference == "recompute" or self.structure.position == "relative",
+            "absolute positions cannot stream; set inference to recompute and quant_steps to 0",
+        )
+        require(
+            self.structure.position == "relative" or self.structure.positions >= self.length,
+            f"structure.positions must be at least length {self.length}",
+        )
+
+    def to_json(self) -> str:
+        """Return the configuration as JSON."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainConfig":
+        """Read `to_json` text; missing fields keep defaults, `geometry` may name a preset. Raises `ConfigError`."""
+        try:
+            choices: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"the configuration is not JSON: {error}") from None
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(choices) - known) if isinstance(choices, dict) else ["(not an object)"]
+        if unknown:
+            raise ConfigError(f"unknown configuration field {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        try:
+            geometry = choices["geometry"]
+            structure = choices.get("structure", {})
+            for name, part, kind in (("geometry", geometry, Geometry), ("structure", structure, Structure)):
+                fields = {f.name for f in dataclasses.fields(kind) if f.init}
+                if isinstance(part, dict) and (odd := sorted(set(part) - fields)):
+                    raise ConfigError(f"unknown field {', '.join(odd)} of {name}; known: {', '.join(sorted(fields))}")
+                if not isinstance(part, (dict, str) if kind is Geometry else dict):
+                    raise ConfigError(f"{name} must be an object of its fields, not {part!r}")
+            choices["geometry"] = preset(geometry) if isinstance(geometry, str) else Geometry(**geometry)
+            choices["structure"] = Structure(**structure)
+            return cls(**choices)
+        except KeyError:
+            raise ConfigError("the configuration lacks the field geometry") from None
+        except ConfigError:
+            raise
+        except (TypeError, ValueError, GeometryError) as error:
+            raise ConfigError(f"the configuration is not usable: {error}") from None
+
+
+PRESETS = {
+    "hopper": TrainConfig(geometry=preset("HOPPER_Z2")),
+    "tiny": TrainConfig(geometry=preset("TINY"), length=16, steps=4000, quant_steps=2000),
+}
+
+
+def find(name_or_path: str) -> TrainConfig:
+    """Return the preset of that name or the configuration in that JSON file. Raises `ConfigError`."""
+    if name_or_path in PRESETS:
+        return PRESETS[name_or_path]
+    path = Path(name_or_path)
+    if not path.is_file():
+        raise ConfigError(f"{name_or_path!r} is neither a preset ({', '.join(PRESETS)}) nor a JSON file")
+    try:
+        return TrainConfig.from_json(path.read_text())
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is no JSON file") from None

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: MIT
+"""One training run: its phases, its updates, its files, and how it goes on after an interruption."""
+
+import csv
+import dataclasses
+import io
+import json
+import math
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from tqdm import tqdm
+
+from model import files
+from model.data import offline
+from model.data.offline import Episodes, Normaliser, Windows
+from model.integer.fold import quantise
+from model.network.baselines import Baseline
+from model.network.network import Network, Record
+from model.network.norm import mixing, set_mixing
+from model.training.checkpoint import Checkpoint, CheckpointError, build, input_scale
+from model.training.config import ConfigError, TrainConfig
+
+PHASES = ("float", "quant")
+VALIDATION_WINDOWS = 256
+LOG_EVERY = 100
+LOG_FIELDS = ("phase", "step", "loss", "validation_loss")
+LOGIT_GAIN = 8.0
+"""Of discrete actions: the head's outputs, -1..1, times this are the logits of the choices. The largest is taken."""
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class TrainError(RuntimeError):
+    """A training that cannot go on; the message says why and what to do."""
+
+
+def device(choice: str) -> torch.device:
+    """Return the device to train on; "auto" is a GPU where there is one. Raises `ConfigError`."""
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no usable GPU; leave --device out, or choose cpu")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def rate(peak: float, warmup: float, step: int, steps: int) -> float:
+    """Return the learning rate of update `step` of `steps`: a linear rise, then half a cosine down to 0."""
+    rise = max(1, int(warmup * steps))
+    if step < rise:
+        return peak * (step + 1) / rise
+    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+class Trainer:
+    """One run in one folder.
+
+    keep : results to keep of the float phase, evenly spaced, the last one included; those before it are float-STEP.pt.
+    cpu_s, wall_s : what the training took so far, interruptions left out.
+    Raises `CheckpointError` where the folder holds a run that this one cannot continue.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        episodes: Episodes,
+        out: Path,
+        resume: bool,
+        save_every: int,
+        command: str,
+        keep: int = 1,
+        on: torch.device = torch.device("cpu"),  # noqa: B008 (a constant)
+    ) -> None:
+        self.config, self.out, self.save_every, self.on = config, out, save_every, on
+        self.kept = kept_steps(config.steps, keep)
+        observations, self.actions = episodes.observations.shape[1], episodes.actions.shape[1]
+        self.inputs, g = observations + self.actions + 1, config.geometry
+        if observations > g.observation_size or self.actions > g.action_size:
+            raise ConfigError(
+                f"{episodes.environment} has {observations} observations and {self.actions} actions, more than the "
+                f"geometry's {g.observation_size} and {g.action_size}"
+            )
+        self.normaliser = Normaliser.of(episodes, config.return_scale)
+        chosen, held = offline.split(episodes, config.held_out, config.seed)
+        self.windows = offline.windows(episodes, chosen, self.normaliser)
+        self.validation = offline.windows(episodes, held, self.normaliser) if len(held) else None
+        self.facts: dict[str, Any] = {
+            "environment": episodes.environment,
+            "dataset": episodes.dataset,
+            "dataset_digest": episodes.digest,
+            "dataset_mean_return": float(episodes.returns.mean()),
+            "actions": self.actions,
+            "discrete": episodes.discrete,
+            "command": command,
+            "versions": versions(),
+        }
+        self.rng = np.random.default_rng(config.seed)
+        torch.manual_seed(config.seed)
+        self.phase, self.step = "float", 0
+        self.cpu_s = self.wall_s = 0.0
+        self._enter(build(config, self.inputs, self.actions, quantised=False))
+        path = out / "checkpoint.pt"
+        if path.exists() and not resume:
+            raise CheckpointError(f"{out} already holds a run; continue it with --resume or choose another --out")
+        files.ready(out / "config.json")
+        if resume and path.exists():
+            self._restore(Checkpoint.load(path))
+        files.write(out / "config.json", config.to_json() + "\n")
+
+    def _enter(self, network: Network | Baseline) -> None:
+        self.network = network.to(self.on).train()
+        decay = self.config.weight_decay
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=0.0, weight_decay=decay, fused=True)
+
+    def _restore(self, saved: Checkpoint) -> None:
+        if saved.config != self.config:
+            differing = [
+                f.name
+                for f in dataclasses.fields(TrainConfig)
+                if getattr(saved.config, f.name) != getattr(self.config, f.name)
+            ]
+            raise CheckpointError(f"the checkpoint in {self.out} is of another configuration ({', '.join(differing)})")
+        if saved.facts["dataset_digest"] != self.facts["dataset_digest"]:
+            raise CheckpointError(
+                f"the checkpoint in {self.out} was trained on other data than {self.facts['dataset']}"
+            )
+        self._enter(saved.network)
+        self.optimiser.load_state_dict(saved.progress["optimiser"])
+        self.phase, self.step = saved.progress["phase"], saved.progress["step"]
+        self.cpu_s, self.wall_s = saved.progress["cpu_s"], saved.progress["wall_s"]
+        self.rng.bit_generator.state = json.loads(saved.progress["windows"])
+        torch.set_rng_state(saved.progress["torch"])
+        self.facts["command"] = saved.facts["command"]
+        self._cut_log()
+
+    def _cut_log(self) -> None:
+        """Drop the lines of updates that a killed run made after its last checkpoint: they come again."""
+        path = self.out / "log.csv"
+        if not path.exists():
+            return
+        here = (PHASES.index(self.phase), self.step)
+        with path.open(newline="") as file:
+            # a line that a full disk cut off comes again too
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+        kept = [row for row in rows if (PHASES.index(row["phase"]), int(row["step"])) <= here]
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, LOG_FIELDS)
+        writer.writeheader()
+        writer.writerows(kept)
+        files.write(path, text.getvalue())
+
+    def _clock(self) -> None:
+        """Add what the run has taken since the last call."""
+        now = time.process_time(), time.monotonic()
+        self.cpu_s, self.wall_s = self.cpu_s + now[0] - self.since[0], self.wall_s + now[1] - self.since[1]
+        self.since = now
+
+    def save(self) -> None:
+        """Write checkpoint.pt."""
+        self._clock()
+        progress = {
+            "phase": self.phase,
+            "step": self.step,
+            "optimiser": self.optimiser.state_dict(),
+            "windows": json.dumps(self.rng.bit_generator.state),
+            "torch": torch.get_rng_state(),
+            "cpu_s": self.cpu_s,
+            "wall_s": self.wall_s,
+        }
+        Checkpoint(self.config, self.network, self.normaliser, self.facts, progress).save(self.out / "checkpoint.pt")
+
+    def run(self, progress: bool = True) -> None:
+        """Train what is left to train. On Ctrl-C the state is saved and the interrupt passed on.
+
+        Raises `TrainError` where the loss is no number any more; checkpoint.pt is then what it was before.
+        """
+        self.since = time.process_time(), time.monotonic()
+        try:
+            self._phases(progress)
+        except KeyboardInterrupt:
+            self.save()
+            raise
+        self.save()
+
+    def _phases(self, progress: bool) -> None:
+        while True:
+            steps, peak = self._plan()
+            with tqdm(total=steps, initial=self.step, desc=self.phase, disable=not progress, mininterval=5) as bar:
+                while self.step < steps:
+                    loss = self._update(rate(peak, self.config.warmup, self.step, steps))
+                    self.step += 1
+                    bar.update()
+                    if self.step % LOG_EVERY == 0 or self.step == steps:
+                        bar.set_postfix(loss=f"{loss:.4f}")
+                        self._log(loss)
+                    if self.phase == "float" and self.step in self.kept:
+                        self._result(f"float-{self.step}.pt")
+                    if self.step % self.save_every == 0:
+                        self.save()
+            self.save()
+            self._finish()
+            if self.phase == "quant" or self.config.quant_steps == 0:
+                break
+            scale = input_scale(self.config, self.inputs, self.actions)
+            self._enter(quantise(self.network.cpu(), scale, self.config.fraction_bits))
+            self.phase, self.step = "quant", 0
+
+    def _plan(self) -> tuple[int, float]:
+        c = self.config
+        return (c.steps, c.rate) if self.phase == "float" else (c.quant_steps, c.quant_rate)
+
+    def _update(self, learning_rate: float) -> float:
+        c = self.config
+        if self.phase == "float":
+            transition, hold = int(c.norm_ratio * c.steps), int(c.norm_hold * c.steps)
+            set_mixing(self.network, mixing(c.norm_schedule, self.step, transition, hold))
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        loss = self._loss(self.windows, c.batch, self.rng)
+        value = loss.item()
+        if not math.isfinite(value):
+            saved = (self.out / "checkpoint.pt").exists()
+            raise TrainError(
+                f"the loss of {self.phase} update {self.step} is {value}: lower the learning rate, or look "
+                f"for extreme values in {self.facts['dataset']}; "
+                + (f"{self.out} holds the last state that was saved" if saved else "nothing was saved yet")
+            )
+        self.optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
+        self.optimiser.step()
+        return value
+
+    def _loss(self, source: Windows, batch: int, rng: np.random.Generator, record: Record | None = None) -> Tensor:
+        """Mean over the real tokens of random windows: cross-entropy of discrete actions, squared error of others."""
+        drawn = source.sample(batch, self.config.length, rng)
+        tokens, actions, real = (torch.from_numpy(array).to(self.on) for array in drawn)
+        tokens = self.network.prepare(tokens)
+        noted = {} if record is None else {"record": record}
+        outputs, actions = self.network(tokens, real, **noted)[real], actions[real]
+        if self.facts["discrete"]:
+            return functional.cross_entropy(LOGIT_GAIN * outputs, actions)
+        return functional.mse_loss(outputs, actions)
+
+    @torch.no_grad()
+    def _validate(self, record: Record | None = None) -> float:
+        if self.validation is None:
+            return math.nan
+        self.network.eval()
+        # the same windows each time, and none of the run's own random numbers
+        loss = self._loss(self.validation, VALIDATION_WINDOWS, np.random.default_rng(0), record).item()
+        self.network.train()
+        return loss
+
+    def _log(self, loss: float) -> None:
+        path = self.out / "log.csv"
+        row = [self.phase, self.step, f"{loss:.6f}", f"{self._validate():.6f}"]
+        new = not path.exists()
+        try:
+            with path.open("a", newline="") as file:
+                csv.writer(file).writerows([LOG_FIELDS, row] if new else [row])
+        except OSError as error:
+            raise files.refusal(path, error) from None
+
+    def _result(self, name: str) -> None:
+        Checkpoint(self.config, self.network, self.normaliser, self.facts, {}).save(self.out / name)
+
+    def _finish(self) -> None:
+        """Write the phase's result and, of a spiking network, its firing rates."""
+        self._result(f"{self.phase}.pt")
+        if not isinstance(self.network, Network):
+            return
+        record = Record()
+        self._validate(record)
+        path = self.out / "firing.json"
+        rates = json.loads(path.read_text()) if path.exists() else {}
+        rates[self.phase] = firing_rates(record)
+        files.write_json(path, rates)
+
+
+def kept_steps(steps: int, keep: int) -> list[int]:
+    """Return the updates after which a float result is kept besides the last."""
+    return [round(n * steps / keep) for n in range(1, keep)]
+
+
+def firing_rates(record: Record) -> dict[str, dict[str, float]]:
+    """Return per neuron layer the mean rate, and the fraction of neurons that fire in any of a token's SNN steps."""
+    return {
+        name: {"mean": spikes.mean().item(), "any": spikes.amax(0).mean().item()}
+        for name, spikes in record.spikes.items()
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions a result depends on."""
+    return {name: version(name) for name in ("torch", "numpy", "gymnasium", "mujoco", "minari")}
