@@ -221,7 +221,7 @@ def test_a_smaller_environment_fits_a_geometry() -> None:
 def test_matches_are_counted_one_by_one(joint: bool) -> None:
     rng = np.random.default_rng(0)
     query, keys, values = rng.random((3, 13)) < 0.5, rng.random((4, 3, 13)) < 0.5, rng.random((4, 3, 13)) < 0.5
-    current = match_sum(overlap(query, keys, joint), values)
+    current = match_sum(overlap(query, keys, joint, 1), values)
     assert len(np.unique(current)) > 8
     for t in range(3):
         for c in range(13):

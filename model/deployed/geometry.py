@@ -311,7 +311,7 @@ class Geometry:
     # Identity
 
     def to_json(self) -> str:
-        """Return the choices as canonical JSON: sorted keys, no spaces; of dendrites, gate and heads only what counts."""
+        """Return the choices as canonical JSON: sorted keys, no spaces; dendrites, gate and heads where they count."""
         choices = dataclasses.asdict(self)
         for name, attentions in _GOES_WITH.items():
             # one head is what there was before there were several: the digests of those geometries stay
