@@ -16,6 +16,7 @@ from model.network.norm import NORMS, SCHEDULES
 NETWORKS = ("spiking", "dt-3-token", "dt-1-token", "dt-3-bit", "bc")
 """The spiking network and the baselines of `model.network.baselines`."""
 INFERENCES = ("stream", "recompute")
+DECAYS = ("cosine", "linear", "constant")
 KINDS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str}
 NOUNS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
@@ -65,6 +66,22 @@ class TrainConfig:
     """Share of the float phase over which it turns."""
     norm_hold: float = 0.0
     """Share of the float phase before that in which it stays layer norm."""
+    norm_freeze: float = 0.0
+    """Share of the float phase, at its end, in which batch norms keep their statistics."""
+    rate_decay: str = "cosine"
+    """How the rate falls after its rise: cosine or linear down to 0, or constant."""
+    average: float = 0.0
+    """Decay per update of the running mean of the weights (EMA) that becomes the result; 0: the last weights do."""
+    observation_noise: float = 0.0
+    """Deviation of the noise on each normalised observation component in training."""
+    action_dropout: float = 0.0
+    """Chance that a token of a training window does not show its previous action (zeros in its place)."""
+    to_go_jitter: float = 0.0
+    """Deviation of the factor, around 1, on the returns-to-go of a training window."""
+    row_cost: float = 0.0
+    """Weight in the loss of the share of weight rows that a decision fetches (`model.training.row_cost`)."""
+    row_warmup: float = 0.25
+    """Share of the float phase over which the row cost rises to its weight."""
     delayed: bool = False
     """Whether all of an episode's reward comes at its end (D4RL's delayed reward)."""
     return_scale: float = 1000.0
@@ -97,12 +114,18 @@ class TrainConfig:
             require(each.type is not float or math.isfinite(value), f"{each.name} must be a finite number, not {value}")
         for name in ("rate", "quant_rate", "clip", "return_scale", "observation_scale", "action_scale", "to_go_scale"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("weight_decay", "seed"):
+        for name in ("weight_decay", "seed", "observation_noise", "to_go_jitter", "row_cost"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
-        require(0 <= self.held_out < 1, f"held_out must be 0 or more and below 1, not {self.held_out}")
+        for name in ("held_out", "average", "action_dropout"):
+            require(0 <= getattr(self, name) < 1, f"{name} must be 0 or more and below 1, not {getattr(self, name)}")
         for name in ("length", "batch", "steps"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        for name, choices in (("network", NETWORKS), ("norm", NORMS), ("inference", INFERENCES)):
+        for name, choices in (
+            ("network", NETWORKS),
+            ("norm", NORMS),
+            ("inference", INFERENCES),
+            ("rate_decay", DECAYS),
+        ):
             value = getattr(self, name)
             require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}")
         require(
@@ -123,11 +146,21 @@ class TrainConfig:
             "the integer network streams; set inference to stream, or quant_steps to 0",
         )
         require(self.norm != "tdln" or self.quant_steps == 0, "layer norm has no integer form; set quant_steps to 0")
-        for name in ("warmup", "norm_ratio", "norm_hold"):
+        for name in ("norm_freeze", "row_cost"):
+            require(
+                self.network == "spiking" or getattr(self, name) == 0,
+                f"{name} is about the spiking network; leave it at 0 for {self.network}",
+            )
+        require(
+            self.norm != "tdln" or self.norm_freeze == 0,
+            "layer norm has no statistics to keep; leave norm_freeze at 0 for tdln",
+        )
+        for name in ("warmup", "norm_ratio", "norm_hold", "norm_freeze", "row_warmup"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be 0 to 1, not {getattr(self, name)}")
         require(
-            self.norm_hold + self.norm_ratio <= 1,
-            "norm_hold and norm_ratio add up to more than 1: the float phase would end before PTBN is a batch norm",
+            self.norm_hold + self.norm_ratio + self.norm_freeze <= 1,
+            "norm_hold, norm_ratio and norm_freeze add up to more than 1: the norms would freeze, or the float phase "
+            "end, before PTBN is a batch norm",
         )
         require(self.quant_steps >= 0, f"quant_steps must not be negative, but is {self.quant_steps}")
         require(
