@@ -29,7 +29,7 @@ from model.data.tasks import find
 from model.deployed.geometry import PRESETS, preset
 from model.files import ready, save, write
 from model.scores.cells import SENTENCES, commit, versions
-from model.studies import bits, entropy, field, norms, position, streaming, window
+from model.studies import bits, entropy, field, norms, position, recipe, rows, streaming, window
 from model.studies.plots import STYLE
 from model.studies.runs import Bench, Budget, Row, Study, summed_up
 
@@ -44,6 +44,8 @@ STUDIES: dict[str, Study] = {
         streaming.STUDY,
         bits.STUDY,
         field.STUDY,
+        recipe.STUDY,
+        rows.STUDY,
     )
 }
 """Every study by name."""
@@ -190,12 +192,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench = _bench(options, command)
         for name in chosen:
             study = STUDIES[name]
-            rows = study.measure(bench)
-            print(f"{study.name}: {study.summary}\n{table(study, rows)}")  # noqa: T201
+            measured = study.measure(bench)
+            print(f"{study.name}: {study.summary}\n{table(study, measured)}")  # noqa: T201
             if name in results:
-                write(results[name], json.dumps(result(study, bench, rows)) + "\n")
+                write(results[name], json.dumps(result(study, bench, measured)) + "\n")
             if name in figures:
-                draw(study, rows, figures[name])
+                draw(study, measured, figures[name])
     except (*SENTENCES, StudyError, OSError, KeyboardInterrupt) as error:
         return ended(error, f"stopped; give the same command again to go on (trainings are in {options.out})")
     return 0

@@ -36,7 +36,7 @@ ALLOWED = {
     "model.scores": TRAINED | {"model.scores"},
     "model.scores.cells": TRAINED | {"model.scores", "ray"},
     "model.cost": TRAINED | {"model.scores", "model.cost"},
-    "model.studies": TRAINED | {"model.scores", "model.studies", "matplotlib"},
+    "model.studies": TRAINED | {"model.scores", "model.cost", "model.studies", "matplotlib"},
     # the commands
     "model": BASE | ENVIRONMENTS | {"torch", "matplotlib", "model"},
     "hw.registers": {"model.deployed.geometry"},

@@ -146,7 +146,7 @@ def test_widths_are_those_of_a_head_s_count_and_the_state_is_the_same(name: str,
 
 def test_heads_make_room_for_what_one_head_has_none() -> None:
     wide = Geometry(11, 3, d_model=256, layers=1, window=32, mlp_ratio=2).with_attention("sssa")
-    with pytest.raises(GeometryError, match="needs 17 accumulator bits, at most 16: .* or take more heads"):
+    with pytest.raises(GeometryError, match=r"needs 17 accumulator bits, at most 16: .* or take more heads"):
         wide.with_attention("tssa")
     assert dataclasses.replace(wide, heads=2).with_attention("tssa").match_bits == 16
 

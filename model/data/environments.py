@@ -43,6 +43,8 @@ def name_of(spec: "gymnasium.envs.registration.EnvSpec") -> str:
     known = gymnasium.registry.get(spec.id)
     usual = known.kwargs if known else {}
     options = {key: value for key, value in spec.kwargs.items() if key not in usual or usual[key] != value}
+    if known and spec.max_episode_steps != known.max_episode_steps:
+        options["max_episode_steps"] = spec.max_episode_steps
     return spec.id + (f" {json.dumps(options, sort_keys=True)}" if options else "")
 
 

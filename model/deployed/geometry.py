@@ -392,7 +392,10 @@ ODD = Geometry(
 HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3)
 """What fits a PYNQ-Z2: Hopper, and any environment of at most 17 observations and 6 actions."""
 
-PRESETS = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2}
+CLASSIC = Geometry(observation_size=6, action_size=3, d_model=64, layers=2)
+"""Classic control: any of its environments."""
+
+PRESETS = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2, "CLASSIC": CLASSIC}
 
 
 def preset(name: str) -> Geometry:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from model.network import kernels
 from model.network.neuron import lif
+from model.network.product import spike_linear
 
 SCHEDULES = ("linear", "cosine", "step")
 
@@ -68,7 +69,12 @@ class TdLN(_Norm):
 
 
 class TdBN(_Norm):
-    """Batch norm of each channel over all rows, by running statistics in evaluation."""
+    """Batch norm of each channel over all rows, by running statistics in evaluation.
+
+    frozen : running statistics in training too; scale and offset go on learning.
+    """
+
+    frozen = False
 
     def __init__(self, channels: int, groups: int = 1, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         super().__init__(channels, groups, epsilon)
@@ -87,7 +93,7 @@ class TdBN(_Norm):
             self.running_var,
             self.weight,
             self.bias,
-            self.training,
+            self.training and not self.frozen,
             self.momentum,
             self.epsilon,
         )[:, :, 0, 0].view_as(x)
@@ -159,6 +165,13 @@ def set_mixing(module: nn.Module, theta: float) -> None:
             part.theta = theta
 
 
+def set_frozen(module: nn.Module, frozen: bool) -> None:
+    """Let every batch norm below `module` keep its running statistics in training, or measure batches again."""
+    for part in module.modules():
+        if isinstance(part, TdBN):
+            part.frozen = frozen
+
+
 class _LinearNorm(torch.autograd.Function):
     """Product, batch norm and what follows it as one node, which keeps the product's result and nothing after it."""
 
@@ -225,11 +238,19 @@ def linear_norm(
     """Return `norm(x matrix^T)`, then fired at `threshold` [out], or added to `shortcut` [steps, rows, out].
 
     x [steps, rows, in], matrix [out, in] -> [steps, rows, out]. Compiled where it can be; layer norm, alone or in
-    PTBN's turn to batch norm, and PTRepBN take the plain path.
+    PTBN's turn to batch norm, and PTRepBN take the plain path. A frozen batch norm goes into the matrix, as it will
+    when deployed.
     """
+    if isinstance(norm, TdBN) and norm.frozen and norm.training:
+        gain, offset = norm.affine()
+        y = spike_linear(x, matrix * gain[:, None], offset)
+        return _followed(y, threshold, shortcut)
     if _batch_norm_alone(norm) and kernels.fit(x, matrix, threshold, shortcut) and x.shape[0] * x.shape[1] > 1:
         return _LinearNorm.apply(x, matrix, norm.weight, norm.bias, threshold, shortcut, norm)
-    y = norm(functional.linear(x, matrix))
+    return _followed(norm(functional.linear(x, matrix)), threshold, shortcut)
+
+
+def _followed(y: Tensor, threshold: Tensor | None, shortcut: Tensor | None) -> Tensor:
     if threshold is not None:
         return lif(y, threshold)
     return y if shortcut is None else shortcut + y
