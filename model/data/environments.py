@@ -146,6 +146,15 @@ class Actions:
         """Whether an action is one of several choices."""
         return self.start is not None
 
+    def require(self, discrete: bool | None, owner: str) -> None:
+        """Raise `DataError` where a policy was made for the other kind of actions; None is of no known kind."""
+        if discrete is not None and discrete != self.discrete:
+            kinds = {True: "discrete", False: "continuous"}
+            raise DataError(
+                f"{owner} takes {kinds[self.discrete]} actions, the policy was made for {kinds[discrete]} ones; "
+                "choose the environment of its data set"
+            )
+
     def encode(self, actions: NDArray[Any], owner: str) -> Floats:
         """Turn an environment's actions [n] or [n, size] into the network's [n, size]. Raises `DataError`."""
         actions = np.asarray(actions)
