@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from model import caches
+
 ROOT = Path(__file__).resolve().parent
 KEPT = {"build", "runs", ".hypothesis", ".pytest_cache", "__pycache__"}
 """What may appear at the root of the checkout."""
@@ -30,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for variable in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
         os.environ.pop(variable, None)  # they would stand for parts of the home
     tempfile.tempdir = None
+    caches.keep_here()  # as commands do first; tests/test_caches.py holds them to it
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

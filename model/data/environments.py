@@ -63,7 +63,7 @@ def make(environment: str, **options: Any) -> "gymnasium.Env[Any, Any]":
     _register(name)
     _log_to_the_console()
     try:
-        with _scratch() if name.startswith(MAZES) else contextlib.nullcontext():
+        with own_temporary_folder() if name.startswith(MAZES) else contextlib.nullcontext():
             made = gymnasium.make(name, **{"disable_env_checker": True, **chosen, **options})
     except (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError) as error:
         if name.startswith("FrankaKitchen") and isinstance(error, AssertionError):
@@ -100,8 +100,8 @@ def _log_to_the_console() -> None:
 
 
 @contextlib.contextmanager
-def _scratch() -> Iterator[None]:
-    """Let what is made within take a folder as the temporary one that is removed afterwards."""
+def own_temporary_folder() -> Iterator[None]:
+    """Let what runs within have a temporary folder that is removed afterwards."""
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory() as folder:
         # such a maze writes beside the folder that it asks for
