@@ -17,6 +17,10 @@ sys.path.insert(0, str(ROOT))  # the script runs in place; see pyproject.toml
 try:
     from tqdm import tqdm
 
+    from model import caches
+
+    caches.keep_here()  # the report imports matplotlib
+
     from host.accelerator import Accelerator, AcceleratorError
     from host.agent import Agent, AgentError
     from host.bus import Bus, BusError

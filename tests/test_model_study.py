@@ -369,6 +369,7 @@ def test_command_lists_its_studies(capsys):
         "field",
         "recipe",
         "rows",
+        "rates",
     ]
 
 
