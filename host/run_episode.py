@@ -17,19 +17,19 @@ sys.path.insert(0, str(ROOT))  # the script runs in place; see pyproject.toml
 try:
     from tqdm import tqdm
 
-    from host.accelerator import Accelerator, AcceleratorError
+    from host.accelerator import AcceleratorError
     from host.agent import Agent, AgentError
-    from host.bus import Bus, BusError
+    from host.bus import BusError
     from host.check import Difference, GoldenCheck
+    from host.devices import add_device_options, device_name, open_device
     from host.environment import UnsuitableEnvironment, make_environment
     from host.episode import Episode, fly
-    from host.golden_device import GoldenBus
+    from host.local import LocalError
     from host.report import write_report
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
-    from host.verilated import BuildError, VerilatedBus, library
     from host.video import Video, VideoError, choose_renderer, no_renderer
     from model.deployed.artifact import ArtifactError, Policy
-    from model.deployed.geometry import Geometry, GeometryError
+    from model.deployed.geometry import GeometryError
 except ModuleNotFoundError as missing:
     sys.exit(f"the Python package {missing.name} is missing; use `make episode`, or `pip install '.[host,hw]'`")
 
@@ -39,10 +39,10 @@ EXPECTED = (
     AcceleratorError,
     AgentError,
     ArtifactError,
-    BuildError,
     BusError,
     Difference,
     GeometryError,
+    LocalError,
     RunFolderError,
     UnsuitableEnvironment,
 )
@@ -104,7 +104,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description="Fly episodes of an environment with the circuit in the loop.")
     add = parser.add_argument
-    add("--device", choices=("verilated", "golden"), default="verilated", help="the simulated circuit, or the integers")
+    add_device_options(parser)
     add("--policy", type=Path, default=DEFAULT_POLICY, help="policy artifact (default: %(default)s)")
     add("--env", help="Gymnasium environment (default: the policy's)")
     add("--episodes", type=number(int, low=1), default=1, help="how many to fly (default: 1)")
@@ -122,13 +122,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--video", action="store_true", help="also film the episodes")
     options = parser.parse_args(arguments)
     if options.check is None:  # the golden device is the golden network
-        options.check = options.device == "verilated"
+        options.check = device_name(options) != "golden"
     return options
-
-
-def open_device(name: str, geometry: Geometry) -> Bus:
-    """Return the bus of a device, built first if need be."""
-    return GoldenBus(geometry) if name == "golden" else VerilatedBus(library(geometry, say))
 
 
 class Progress:
@@ -176,9 +171,11 @@ class Run:
         environment = make_environment(self.name, self.policy, render=filming)
         with contextlib.ExitStack() as at_end:
             at_end.callback(environment.close)
-            bus = open_device(options.device, self.policy.geometry)
-            at_end.callback(bus.close)
-            accelerator = Accelerator(bus, self.policy.geometry)
+            device = open_device(options, self.policy.geometry, say)
+            accelerator = device.driver
+            at_end.callback(accelerator.close)
+            if device.name == "board":
+                say(f"deciding on {device.reason}")
             accelerator.load(self.policy)
             agent = Agent(accelerator, self.policy, environment.action_space, self.target)
             check = GoldenCheck(self.policy) if options.check else None
@@ -236,7 +233,7 @@ class Run:
         if self.folder is None or not flown:
             return
         options = self.options
-        summary = summarise(flown, self.policy, self.name, self.target, options.device, interrupted)
+        summary = summarise(flown, self.policy, self.name, self.target, device_name(options), interrupted)
         write_json(self.folder / "episode.json", summary)
         if with_steps := [episode for episode in flown if episode.steps]:
             write_report(self.folder / "report.html", summary, with_steps, self.policy, options.clock_mhz)

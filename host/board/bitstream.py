@@ -41,7 +41,9 @@ class Bitstream:
         try:
             content, manifest = path.read_bytes(), json.loads(beside.read_text())
         except OSError as error:
-            raise BitstreamError(f"{error.filename} cannot be read ({error.strerror}); copy the .bit and its .json") from None
+            raise BitstreamError(
+                f"{error.filename} cannot be read ({error.strerror}); copy the .bit and its .json"
+            ) from None
         except ValueError:
             raise BitstreamError(f"{beside} is no manifest; copy it again") from None
         try:

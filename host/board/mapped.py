@@ -160,7 +160,9 @@ def map_window(path: Path, offset: int) -> tuple[Any, Callable[[], None]]:
     except PermissionError:
         raise BusError(f"{path} may not be opened; run as root, or let a udev rule open it to you") from None
     except OSError as error:
-        raise BusError(f"{path} cannot be opened ({error.strerror}); is this a board with its kernel modules?") from None
+        raise BusError(
+            f"{path} cannot be opened ({error.strerror}); is this a board with its kernel modules?"
+        ) from None
     try:
         memory = mmap.mmap(descriptor, WINDOW_BYTES, offset=offset)
     except (OSError, ValueError, OverflowError) as error:

@@ -23,6 +23,8 @@ class PynqBus(MappedBus):
 
     def __init__(self, bitstream: Bitstream, base: int, functions: ctypes.CDLL | None) -> None:
         pynq = _import()
+        if (design := bitstream.path.with_suffix(".xsa")).exists():
+            raise BusError(f"pynq would read {design} instead of the .bit beside it and fail; move the .xsa elsewhere")
         described = bitstream.path.with_suffix(".hwh").exists()
         if described and base == ZYNQ_7000_BASE and _major(pynq) >= 4:
             # pynq 4 divides by a frequency that no Zynq-7000 description has

@@ -26,7 +26,10 @@ class Family:
     base: int
 
 
-FAMILIES = {"xlnx,zynq-7000": Family("Zynq-7000 (PYNQ-Z2)", 0x4000_0000), "xlnx,zynqmp": Family("ZynqMP (ZCU104)", 0xA000_0000)}
+FAMILIES = {
+    "xlnx,zynq-7000": Family("Zynq-7000 (PYNQ-Z2)", 0x4000_0000),
+    "xlnx,zynqmp": Family("ZynqMP (ZCU104)", 0xA000_0000),
+}
 """By the word in the device tree."""
 
 
