@@ -39,16 +39,17 @@ class PynqBus(MappedBus):
             pynq.Clocks.fclk0_mhz = bitstream.clock_mhz
             self.clock_mhz = float(pynq.Clocks.fclk0_mhz)
             bitstream.check_clock(self.clock_mhz)
-            memory = getattr(pynq.MMIO(base, WINDOW_BYTES), "array", None)
-            octets = memoryview(memory)  # type: ignore[arg-type]
+            memory: Any = getattr(pynq.MMIO(base, WINDOW_BYTES), "array", None)
         except BitstreamError:
             raise
+        except Exception as error:  # pynq raises whatever its layers do
+            raise BusError(f"pynq cannot load {bitstream.path}: {' '.join(str(error).split())}") from None
+        try:
+            octets = memoryview(memory)
         except TypeError:
             raise BusError(
                 "pynq shows no mapped memory: a remote or simulated device? run this on the board itself"
             ) from None
-        except Exception as error:  # pynq raises whatever its layers do
-            raise BusError(f"pynq cannot load {bitstream.path}: {' '.join(str(error).split())}") from None
         super().__init__(octets, functions)
 
 

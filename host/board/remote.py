@@ -66,13 +66,13 @@ class RemoteAccelerator:
         address: tuple[str, int],
         token: bytes,
         note: Callable[[str], None] = lambda line: None,
-        patience_s: float = PATIENCE_S,
+        patience_s: float | None = None,
         answer_s: float = ANSWER_S,
     ) -> None:
         self._address = address
         self._token = token
         self._note = note
-        self._patience_s = patience_s
+        self._patience_s = PATIENCE_S if patience_s is None else patience_s
         self._answer_s = answer_s
         self._session = os.urandom(SESSION_BYTES)
         self._number = 0
