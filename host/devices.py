@@ -9,6 +9,7 @@ from typing import Any
 
 from host.accelerator import Driver
 from host.board.messages import parse_address, read_token
+from host.board.power import read_power
 from host.board.remote import RemoteAccelerator
 from host.local import add_board_options, open_local
 from model.deployed.geometry import Geometry
@@ -25,6 +26,7 @@ class Device:
     name: str  # "verilated", "golden" or "board"
     reason: str  # what it is and why, for people
     facts: dict[str, Any]  # bus, clock and bitstream of a board, as far as known
+    power: Callable[[], list[dict[str, Any]]]  # the board's readings now; none where it has no sensor
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +64,6 @@ def open_device(options: argparse.Namespace, geometry: Geometry | None, note: Ca
     if options.board and options.board != HERE:
         address = parse_address(options.board)
         remote = RemoteAccelerator(address, read_token(options.token_file), note)
-        return Device(remote, name, f"the board server at {address[0]}:{address[1]}", remote.facts)
+        return Device(remote, name, f"the board server at {address[0]}:{address[1]}", remote.facts, remote.power)
     local = open_local(argparse.Namespace(**{**vars(options), "device": name}), note, geometry)
-    return Device(local.accelerator, name, local.reason, local.facts)
+    return Device(local.accelerator, name, local.reason, local.facts, read_power if name == "board" else list)

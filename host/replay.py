@@ -74,7 +74,10 @@ class Replay:
 
 
 def read_episodes(dataset: str, policy: Policy, most: int | None) -> Episodes:
-    """Read a data set's episodes, at most `most` of them. Raises `DataError`, also where its sizes are not the policy's."""
+    """Read a data set's episodes, at most `most` of them.
+
+    Raises `DataError`, also where its sizes are not the policy's.
+    """
     episodes = load(dataset, policy.delayed)
     for what, size, trained in (
         ("observation", episodes.observations.shape[1], policy.observation_size),

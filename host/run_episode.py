@@ -28,6 +28,7 @@ try:
     from host.report import write_report
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
     from host.video import Video, VideoError, choose_renderer, no_renderer
+    from model.data.environments import DataError
     from model.deployed.artifact import ArtifactError, Policy
     from model.deployed.geometry import GeometryError
 except ModuleNotFoundError as missing:
@@ -107,7 +108,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add_device_options(parser)
     add("--policy", type=Path, default=DEFAULT_POLICY, help="policy artifact (default: %(default)s)")
     add("--env", help="Gymnasium environment (default: the policy's)")
-    add("--episodes", type=number(int, low=1), default=1, help="how many to fly (default: 1)")
+    add("--episodes", type=number(int, low=1), help="how many to fly (default: 1), or to replay (default: all)")
     add("--seed", type=number(int, low=0), default=0, help="of the first episode; the next ones count up (default: 0)")
     add("--target-return", type=number(float), help="return to ask for (default: the policy's)")
     add("--check", action=argparse.BooleanOptionalAction, help="compare every decision with the golden network")
@@ -117,10 +118,22 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=100.0,
         help="clock the shown times are for (default: 100)",
     )
+    add(
+        "--replay",
+        metavar="DATASET",
+        help="no environment: stream a Minari data set's recorded episodes through the circuit at full speed, compare "
+        "with the golden network",
+    )
     add("--out", type=Path, help="folder for the results (default: runs/<time>)")
     add("--json", type=Path, help="also write the summary to this file")
     add("--video", action="store_true", help="also film the episodes")
     options = parser.parse_args(arguments)
+    if options.replay:
+        unused = [name for name in ("env", "out", "video", "check") if getattr(options, name) not in (None, False)]
+        if unused:
+            parser.error(f"--{unused[0]} has no use with --replay")
+        return options
+    options.episodes = options.episodes or 1
     if options.check is None:  # the golden device is the golden network
         options.check = device_name(options) != "golden"
     return options
@@ -244,9 +257,56 @@ class Run:
         print(f"wrote {self.folder}/: {', '.join(sorted(path.name for path in self.folder.iterdir()))}")
 
 
+def replay_recorded(options: argparse.Namespace) -> int:
+    """Replay a data set and print what was found; return the exit code. Raises one of `EXPECTED`."""
+    from host.replay import Replay, read_episodes, replay
+
+    policy = Policy.load(options.policy)
+    target = policy.target_return if options.target_return is None else options.target_return
+    episodes = read_episodes(options.replay, policy, options.episodes)
+    device = open_device(options, policy.geometry, say)
+    result, interrupted = Replay(options.replay), False
+    try:
+        device.driver.load(policy)
+        with held_interrupts() as release, tqdm(total=len(episodes.rewards), unit="decision", disable=None) as bar:
+            for done in replay(device.driver, policy, episodes, target, device.power, result):
+                bar.update(done)
+                release()
+    except KeyboardInterrupt:
+        interrupted = True
+        say(f"interrupted after {result.decisions} decisions; what follows is of them")
+    finally:
+        device.driver.close()
+    found = {**result.summary(), "device": device.name, "policy_digest": policy.digest, "interrupted": interrupted}
+    cycles = found["cycles_median"]
+    took = "" if cycles is None else f", {cycles:,.0f} cycles ({cycles / options.clock_mhz:.1f} µs) a decision"
+    print(
+        f"replayed {options.replay}: {result.episodes} episodes, {result.decisions:,} decisions in "
+        f"{result.seconds:.1f} s, {result.decisions_per_s:,.1f} decisions/s on the {device.name} device{took}"
+    )
+    for rail, milliwatts in result.rails().items():
+        print(f"{rail}: {milliwatts:,.0f} mW")
+    if result.differences:
+        print(
+            f"{result.word_differences} of {result.words:,} action words and {result.row_differences} counts of "
+            f"weight rows differ from the golden network's, first in {result.first}"
+        )
+    else:
+        print(f"{result.words:,} action words equal the golden network's, and the weight rows of every layer")
+    if options.json:
+        write_json(options.json, found)
+    return INTERRUPTED if interrupted else int(result.differences > 0)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = parse(arguments)
+    if options.replay:
+        try:
+            return replay_recorded(options)
+        except (*EXPECTED, DataError) as error:
+            say(f"run_episode: {error}")
+            return 1
     run, code = None, 0
     try:
         run = Run(options)

@@ -27,6 +27,9 @@ NOT_YET = 1
 POLLS = 16
 """Loads between looks at the clock."""
 
+EXCHANGED = 64
+"""Words of a token or an answer: more than any geometry has."""
+
 
 def word_functions(note: Callable[[str], None] = lambda line: None, cache: Path = CACHE) -> ctypes.CDLL | None:
     """Return the compiled functions, or None where they cannot be compiled; `note` is told then what it costs."""
@@ -71,6 +74,9 @@ class MappedBus(Bus):
         self._release = release
         self._word = ctypes.c_uint32()
         self._word_at = ctypes.addressof(self._word)
+        # of a decision, allocated once: asking numpy for an address takes longer than all the accesses
+        self._token, self._answer = np.zeros(EXCHANGED, np.uint32), np.zeros(EXCHANGED, np.uint32)
+        self._token_at, self._answer_at = self._token.ctypes.data, self._answer.ctypes.data
 
     def read32(self, address: int) -> int:
         """Return the word at `address`."""
@@ -121,18 +127,20 @@ class MappedBus(Bus):
 
     def exchange(self, at: Places, words: Words, number: int, count: int) -> Words:
         """Run a whole decision, in one call where the functions are compiled."""
-        if not self._functions:
+        size = len(words)
+        if not self._functions or max(size, count) > EXCHANGED:
             return super().exchange(at, words, number, count)
-        self._check(at.input, len(words))
+        self._check(at.input, size)
+        self._check(at.start, 1)
         self._check(at.done, count)
-        words, answer = np.ascontiguousarray(words, np.uint32), np.empty(count, np.uint32)
+        self._token[:size] = words
         outcome = self._functions.words_exchange(
-            *(self._window, at.input, words.ctypes.data, len(words), at.start, number, at.done),
-            *(answer.ctypes.data, count, int(self.decision_timeout_s * 1e9)),
+            *(self._window, at.input, self._token_at, size, at.start, number, at.done),
+            *(self._answer_at, count, int(self.decision_timeout_s * 1e9)),
         )
         if outcome == NOT_YET:
-            raise BusTimeout(at.done, 0xFFFF_FFFF, number, int(answer[0]), self.decision_timeout_s)
-        return answer
+            raise BusTimeout(at.done, 0xFFFF_FFFF, number, int(self._answer[0]), self.decision_timeout_s)
+        return self._answer[:count].copy()
 
     def close(self) -> None:
         """Let go of the memory."""

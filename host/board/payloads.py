@@ -3,7 +3,6 @@
 
 import json
 import struct
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,17 +87,21 @@ def encode_record(decision: Decision, signatures: list[int], counters: list[int]
     return numbers.tobytes() + actions.tobytes() + np.array([*signatures, *counters], "<u4").tobytes()
 
 
-def decode_records(g: Geometry, actions: int, payload: bytes) -> list[Record]:
-    """Undo `encode_record`, for one decision after the other. Raises `ProtocolError`."""
-    size, at = record_words(g, actions), 2 + (actions + 1) // 2
+def split_records(g: Geometry, actions: int, payload: bytes) -> Words:
+    """Return the records of a reply, uint32 [decisions, words]. Raises `ProtocolError`."""
+    size = record_words(g, actions)
     if not payload or len(payload) % (4 * size):
         raise ProtocolError(f"{len(payload)} bytes are no records of {size} words; server and client differ in release")
-    return [
-        _record(words, words.tolist(), at, g.signatures, actions)
-        for words in np.frombuffer(payload, "<u4").reshape(-1, size)
-    ]
+    return np.frombuffer(payload, "<u4").reshape(-1, size)
 
 
-def _record(words: NDArray[Any], numbers: list[int], at: int, signatures: int, actions: int) -> Record:
-    decision = Decision(numbers[0], numbers[1], words[2:at].view("<i2")[:actions])
-    return Record(decision, numbers[at : at + signatures], Counters.of(numbers[at + signatures :]))
+def decision_of(words: Words, actions: int) -> Decision:
+    """Return the decision of a record [words]."""
+    return Decision(int(words[0]), int(words[1]), words[2 : 2 + (actions + 1) // 2].view("<i2")[:actions])
+
+
+def record_of(g: Geometry, words: Words, actions: int) -> Record:
+    """Return all of a record [words]: it undoes `encode_record`."""
+    signatures = 2 + (actions + 1) // 2
+    numbers: list[int] = words[signatures:].tolist()
+    return Record(decision_of(words, actions), numbers[: g.signatures], Counters.of(numbers[g.signatures :]))

@@ -29,7 +29,8 @@ from host.board.messages import (
     ProtocolError,
     mac,
 )
-from host.board.payloads import decode_records, encode_image
+from host.board.payloads import decision_of, encode_image, record_of, split_records
+from host.bus import Words
 from host.policy_image import pack
 from model.deployed.geometry import Geometry, GeometryError
 
@@ -78,7 +79,7 @@ class RemoteAccelerator:
         self._number = 0
         self._channel: Channel | None = None
         self._actions = self._inputs = 0
-        self._last: Record | None = None
+        self._last: Words | None = None  # record of the last decision, taken apart when it is asked for
         self.server_ns = 0
         self.facts: dict[str, Any] = {}
         self._persist(self._connect)
@@ -105,27 +106,27 @@ class RemoteAccelerator:
 
     def decide(self, token: NDArray[Any]) -> Decision:
         """Advance by one quantised token [inputs] and return the decision."""
-        return self.decide_all(np.asarray(token)[None])[-1].decision
+        return decision_of(self._decide(np.asarray(token)[None])[0], self._actions)
 
     def decide_all(self, tokens: NDArray[Any]) -> list[Record]:
         """Advance by quantised tokens [decisions, inputs], many to a message."""
+        parts = [tokens[first : first + MOST_TOKENS] for first in range(0, len(tokens), MOST_TOKENS)]
+        return [record_of(self.geometry, words, self._actions) for part in parts for words in self._decide(part)]
+
+    def _decide(self, tokens: NDArray[Any]) -> Words:
+        """Return the records of one message's tokens, uint32 [decisions, words]."""
         if not self._inputs:
             raise AcceleratorError("no policy is loaded; call load() first")
         if tokens.shape[1] != self._inputs:
             raise AcceleratorError(
                 f"a token of {tokens.shape[1]} components does not fit the loaded policy's {self._inputs}"
             )
-        records: list[Record] = []
-        for first in range(0, len(tokens), MOST_TOKENS):
-            part = np.ascontiguousarray(tokens[first : first + MOST_TOKENS], np.int8)
-            answer = self._ask(messages.DECIDE, part.tobytes(), len(part) * TOKEN_S)
-            found = decode_records(self.geometry, self._actions, answer)
-            if len(found) != len(part):
-                raise ProtocolError(f"{len(found)} decisions came for {len(part)} tokens; server and client differ")
-            records += found
-        if records:
-            self._last = records[-1]
-        return records
+        answer = self._ask(messages.DECIDE, tokens.astype(np.int8).tobytes(), len(tokens) * TOKEN_S)
+        found = split_records(self.geometry, self._actions, answer)
+        if len(found) != len(tokens):
+            raise ProtocolError(f"{len(found)} decisions came for {len(tokens)} tokens; server and client differ")
+        self._last = found[-1]
+        return found
 
     def signatures(self) -> list[int]:
         """Return the last decision's residual signatures."""
@@ -164,7 +165,7 @@ class RemoteAccelerator:
     def _decided(self) -> Record:
         if self._last is None:
             raise AcceleratorError("nothing was decided yet")
-        return self._last
+        return record_of(self.geometry, self._last, self._actions)
 
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = self._json(self._ask(messages.STATE), dict)
