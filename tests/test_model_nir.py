@@ -49,6 +49,7 @@ def compare(policy: Policy, graph: nir.NIRGraph, tokens: np.ndarray, fires=np.gr
         np.testing.assert_array_equal(per_token(outputs[name.replace(".", "_")], g.steps), expected, err_msg=name)
         rates[name] = expected.mean()
     index = per_token(outputs["output"], g.steps)[:, -1]
+    np.testing.assert_array_equal(index, np.rint(index))
     words = graph.nodes["output"].metadata["table"][index.astype(int)]
     np.testing.assert_array_equal(words, [trace.action for trace in traces])
     assert len(np.unique(words, axis=0)) > len(tokens) // 4
