@@ -269,7 +269,7 @@ def replay_recorded(options: argparse.Namespace) -> int:
     """Replay a data set and print what was found; return the exit code. Raises one of `EXPECTED`."""
     from host.replay import Replay, read_episodes, replay
 
-    policy = Policy.load(options.policy)
+    policy = Policy.load(zoo.find(options.policy))
     target = policy.target_return if options.target_return is None else options.target_return
     episodes = read_episodes(options.replay, policy, options.episodes)
     device = open_device(options, policy.geometry, say)

@@ -38,6 +38,7 @@ ALLOWED = {
     "model.data.environments": {"numpy", "gymnasium", "gymnasium_robotics", "mujoco"},  # shared with the host
     "model.network": {"torch", "model.compiled", "model.deployed.geometry", "model.network"},
     "model.integer": {"numpy", "torch", "model.deployed", "model.network", "model.integer"},
+    "model.integer.nir_graph": {"numpy", "nir", "model.deployed", "model.files"},
     "model.training": TRAINED,
     "model.scores": TRAINED | {"model.scores"},
     "model.scores.cells": TRAINED | {"model.scores", "ray"},
