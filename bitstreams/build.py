@@ -23,8 +23,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bitstreams.build",
         description="Build a geometry's bitstream: OUT/BOARD/NAME-DIGEST.bit, .hwh and .json. Scripts, logs and "
-        "reports stay in build/bitstreams/. A build that fails or misses its clock leaves nothing in OUT. docs/bitstreams.md "
-        "says what each toolchain needs.",
+        "reports stay in build/bitstreams/. A build that fails or misses its clock leaves nothing in OUT. "
+        "docs/bitstreams.md says what each toolchain needs.",
     )
     parser.add_argument("--board", choices=BOARDS, required=True)
     parser.add_argument("--geometry", default="HOPPER_Z2", help="preset, or a .json file (default: %(default)s)")

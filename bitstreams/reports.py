@@ -38,12 +38,12 @@ class Timing:
 
 
 def unit(cell: str) -> str:
-    """Return the unit of the resource table that a cell or pin belongs to; `bus` outside the accelerator."""
+    """Return the unit of the resource table that a cell or pin belongs to by its name, else `other`."""
     name = cell.replace("/", ".").replace("\\", "")
     for row, place in UNITS.items():
         if f"accelerator.{place}." in name:
             return row
-    return "other" if "accelerator." in name else "bus"
+    return "other"
 
 
 def _number(pattern: str, text: str, what: str) -> float:
@@ -127,15 +127,16 @@ def nextpnr_timing(log: str, mhz: float) -> Timing:
     # the log has one analysis after placing and one after routing: the last line of each clock counts
     last = {name: (float(reached), word == "PASS") for name, reached, word, _ in clocks}
     reached, met = min(last.values())
-    analysis = log[max(log.rfind("Critical path report for clock"), 0) :] if len(last) == 1 else log
     found = []
-    for block in re.split(r"Critical path report for ", analysis)[1:]:
+    for block in re.split(r"Critical path report for ", log)[1:]:
         source = re.search(r"^Info:\s+[\d.]+\s+[\d.]+\s+Source (\S+)$", block, re.MULTILINE)
-        setup = re.search(r"^Info:\s+[\d.]+\s+([\d.]+)\s+Setup (\S+)$", block, re.MULTILINE)
-        if source and setup:
-            found.append(WorstPath(source[1], setup[2], unit(source[1]), unit(setup[2]), float(setup[1]), None))
+        # a path ends with the setup of a register, or where nothing is known of the setup, at its last sink
+        ends = re.findall(r"^Info:\s+(?:[\d.]+\s+[\d.]+\s+Setup|Sink) (\S+)$", block, re.MULTILINE)
+        totals = re.findall(r"^Info:\s+[\d.]+\s+([\d.]+)\s+(?:Source|Net|Setup) ", block, re.MULTILINE)
+        if source and ends:
+            found.append(WorstPath(source[1], ends[-1], unit(source[1]), unit(ends[-1]), float(totals[-1]), None))
     if not found:
-        raise ReportError("nextpnr's log has no critical path from a source to a setup; has the tool's format changed?")
+        raise ReportError("nextpnr's log has no critical path; has the tool's format changed?")
     return Timing(
         fmax_mhz=reached,
         met=met and reached >= mhz,
