@@ -63,7 +63,7 @@ def test_a_name_comes_before_a_file_and_a_path_stays_as_it_is(tmp_path: Path, mo
     ("wrong", "nearest"),
     [
         ("hoper-medium", "hopper-medium"),
-        ("Hopper-Tiny", "hopper-tiny"),
+        ("HOPPER-TINY", "hopper-tiny"),
         ("runs/hopper_tiny.safetensors", "hopper-tiny"),
         ("zebra", None),
         (".", None),
