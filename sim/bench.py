@@ -19,8 +19,8 @@ from host.verilated import BuildError
 from hw.registers import UNITS
 from model.deployed import zoo
 from model.deployed.artifact import ArtifactError, Policy
-from model.deployed.geometry import Geometry, GeometryError
-from model.deployed.golden import GoldenNetwork, Trace
+from model.deployed.geometry import GeometryError
+from model.deployed.golden import GoldenNetwork, fetch_cycles
 from model.integer.fold import from_policy
 from sim.flight import flight
 
@@ -28,19 +28,6 @@ WINDOW_TOKENS = 20
 """Tokens the PyTorch model recomputes per decision without a spike cache: the authors' context."""
 
 TORCH_RUNS = 200
-
-
-def bound(g: Geometry, trace: Trace) -> int:
-    """Return the fewest cycles that a decision's passes can take: each fetches its active rows and does nothing else.
-
-    Embedding, head, window and every latency count nothing in it.
-    """
-    passes = {"key": 1, "value": 1, "query": 1, "proj": 1, "fc1": g.mlp_ratio, "fc2": 1}
-    return sum(
-        times * -(-trace.active_rows[f"layer{layer}.{name}"] // g.rows_per_cycle)
-        for layer in range(g.layers)
-        for name, times in passes.items()
-    )
 
 
 def median_us(act: Callable[[], object]) -> float:
@@ -87,7 +74,7 @@ def measure(policy: Policy, seed: int) -> dict[str, object]:
         trace = golden.decide(step.token)
         if not np.array_equal(trace.action, step.decision.words):
             raise RuntimeError("the circuit and the golden network part; run host/run_episode.py --check to see where")
-        bounds.append(bound(g, trace))
+        bounds.append(fetch_cycles(g, trace.active_rows))
     cycles = [step.decision.cycles for step in episode.steps]
     units = {u: statistics.median(step.counters.unit_cycles[u] for step in episode.steps) for u in UNITS}
     return {

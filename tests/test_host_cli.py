@@ -17,6 +17,7 @@ import pytest
 from gymnasium.spaces import Box, Dict
 
 from host import run_episode
+from host.golden_device import GoldenBus
 from model.deployed.geometry import TINY
 from model.deployed.random_policy import random_policy
 
@@ -294,14 +295,14 @@ def test_a_diverging_environment_keeps_what_was_flown(capsys, hopper, tmp_path):
 
 
 def test_a_difference_is_reported_and_recorded(capsys, hopper, tmp_path, monkeypatch):
-    honest = run_episode.GoldenBus._record
+    honest = GoldenBus._record
 
     def flip(bus, trace):
         if bus._decisions == 3:
             trace.signatures[2] ^= 1
         honest(bus, trace)
 
-    monkeypatch.setattr(run_episode.GoldenBus, "_record", flip)
+    monkeypatch.setattr(GoldenBus, "_record", flip)
     options = ("--device", "golden", "--check", "--policy", hopper, "--out", tmp_path)
     text = fails(capsys, *options)
     assert "decision 2 of the episode differs from the golden network, beginning in the MLP of layer 0" in text

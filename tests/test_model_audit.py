@@ -55,9 +55,9 @@ def wrongs(result: Audit) -> dict[str, list[str]]:
     return {f"{row.layer} {row.kind}": row.wrong for row in result.rows if row.wrong}
 
 
-@pytest.mark.parametrize("attention", ["sssa", "tssa", "lrf-dyn"])
-def test_every_attention_with_an_integer_form_holds(attention: str) -> None:
-    into = subject(TINY.with_attention(attention))
+@pytest.mark.parametrize(("attention", "heads"), [("sssa", 1), ("tssa", 1), ("sssa", 4), ("tssa", 4), ("lrf-dyn", 1)])
+def test_every_attention_with_an_integer_form_holds(attention: str, heads: int) -> None:
+    into = subject(dataclasses.replace(TINY.with_attention(attention), heads=heads))
     assert into.policy is not None
     tokens = torch.from_numpy(random_tokens(into.policy, 7, 2))
     seen = into.observe(tokens, True)

@@ -41,6 +41,10 @@ GEOMETRIES = {
 GEOMETRIES |= {
     "tiny, ungated": dataclasses.replace(TINY.with_attention("lrf-dyn"), gate=False),
     "odd, 3 dendrites": dataclasses.replace(ODD.with_attention("lrf-dyn"), dendrites=3),
+    "tiny, sssa, 4 heads": dataclasses.replace(TINY.with_attention("sssa"), heads=4),
+    "odd, tssa, 5 heads": dataclasses.replace(ODD.with_attention("tssa"), heads=5),
+    "odd, sssa, 20 heads": dataclasses.replace(ODD.with_attention("sssa"), heads=20),
+    "guarded, tssa, 2 heads": dataclasses.replace(GUARDED.with_attention("tssa"), heads=2),
 }
 
 torch.set_num_threads(1)
@@ -234,18 +238,19 @@ def test_a_smaller_environment_fits_a_geometry() -> None:
         assert stream.decide(torch.from_numpy(token)[None]).item() * 2**15 == golden.decide(token).action.item()
 
 
+@pytest.mark.parametrize("heads", [1, 13])
 @pytest.mark.parametrize("joint", [False, True], ids=["by step", "joint"])
-def test_matches_are_counted_one_by_one(joint: bool) -> None:
+def test_matches_are_counted_one_by_one(joint: bool, heads: int) -> None:
     rng = np.random.default_rng(0)
     query, keys, values = rng.random((3, 13)) < 0.5, rng.random((4, 3, 13)) < 0.5, rng.random((4, 3, 13)) < 0.5
-    current = match_sum(overlap(query, keys, joint), values)
-    assert len(np.unique(current)) > 8
+    current = match_sum(overlap(query, keys, joint, heads), values)
+    assert len(np.unique(current)) > (8 if heads == 1 else 1)
     for t in range(3):
         for c in range(13):
             total = 0
             for token in range(4):
                 for step in range(3) if joint else (t,):
-                    for channel in range(13):
+                    for channel in range(13) if heads == 1 else (c,):
                         total += bool(query[step, channel] and keys[token, step, channel] and values[token, t, c])
             assert current[t, c] == total
 
@@ -267,9 +272,9 @@ def test_dendrites_by_hand() -> None:
     assert saturate(np.array([-9, 30, 7]), 4)[1] == 2
 
 
-@pytest.mark.parametrize("attention", ["sssa", "tssa", "lrf-dyn"])
-def test_the_proof_reaches_the_worst_current(attention: str) -> None:
-    g = TINY.with_attention(attention)
+@pytest.mark.parametrize(("attention", "heads"), [("sssa", 1), ("tssa", 1), ("sssa", 4), ("tssa", 4), ("lrf-dyn", 1)])
+def test_the_proof_reaches_the_worst_current(attention: str, heads: int) -> None:
+    g = dataclasses.replace(TINY.with_attention(attention), heads=heads)
     tensors = {name: tensor.astype(np.int64) for name, tensor in random_policy(g, 0).tensors.items()}
     least, most = attention_reach(g, tensors, "layer0")
     if attention == "lrf-dyn":

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The closed loop: what the network is told, and what the environment is."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -139,8 +141,16 @@ def test_recomputing_equals_streaming_in_the_loop() -> None:
 
 def test_effort_counts_a_row_once_per_use() -> None:
     effort = Effort()
+    assert effort.per_decision()["active_rows_per_decision"] is None
     effort.add(TINY, {"layer0.key": 3, "layer0.value": 3, "layer0.query": 3, "layer0.fc1": 5, "layer0.fc2": 7})
-    assert (effort.decisions, effort.active_rows) == (1, 9 + 5 * TINY.mlp_ratio + 7)
+    effort.add(TINY, {"layer0.key": 0, "layer0.value": 0, "layer0.query": 0, "layer0.fc1": 1, "layer0.fc2": 0})
+    found = effort.per_decision()
+    assert found["active_rows_per_decision"] == (9 + 6 * TINY.mlp_ratio + 7) / 2
+    assert found["rows_per_linear"]["layer0.fc1"] == 6 * TINY.mlp_ratio / 2
+    # an odd row takes a whole cycle, in each use
+    two = Effort()
+    two.add(dataclasses.replace(TINY, rows_per_cycle=2), {"layer0.key": 3, "layer0.fc1": 5, "layer0.fc2": 0})
+    assert two.per_decision()["fetch_cycles_per_decision"] == 2 + 3 * TINY.mlp_ratio
 
 
 def test_an_environment_of_another_size_is_refused() -> None:

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from model.deployed.geometry import Geometry, GeometryError
 
@@ -81,7 +79,7 @@ def _attention_ranges(g: Geometry) -> dict[str, tuple[tuple[int, ...], int, int]
     }
 
 
-def _storage(low: int, high: int) -> type[np.signedinteger[Any]]:
+def _storage(low: int, high: int) -> "type[np.signedinteger[Any]]":
     for dtype in (np.int8, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return dtype
@@ -195,6 +193,9 @@ class Policy:
 
     def save(self, path: Path) -> None:
         """Write the artifact, whole or not at all. Raises `ArtifactError`."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+
         tensors, metadata = self._contents()
         partial = path.with_suffix(".partial")
         try:
@@ -214,6 +215,8 @@ class Policy:
             raise ArtifactError(
                 f"there is no policy at {path}; export one with `python -m model.export` or name another"
             )
+        from safetensors import SafetensorError, safe_open  # where a board has no such package, policies are drawn or sent
+
         try:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = dict(file.metadata() or {})

@@ -60,7 +60,7 @@ def evaluate(
         "normalised_score": normalised_score(environment, mean),
         "mean_length": float(np.mean([len(episode.rewards) for episode in done])),
         "returns": returns,
-        "active_rows_per_decision": effort.active_rows / effort.decisions if effort.decisions else None,
+        **effort.per_decision(),
         "dense_rows_per_decision": dense.layers * per_layer,
         "versions": {name: version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")},
     }
