@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 from gymnasium.spaces import Box
 
-from model.data.environments import Actions, DataError, make
+from model.data.environments import Actions, DataError, make, require_kind
 from model.deployed.artifact import Policy
 
 
@@ -41,7 +41,7 @@ def make_environment(name: str, policy: Policy, render: bool = False) -> gymnasi
                 "choose the policy's environment or another policy"
             )
     try:
-        actions.require(policy.discrete, name)
+        require_kind(name, actions.discrete, policy.discrete)
     except DataError as error:
         raise UnsuitableEnvironment(str(error)) from None
     return environment

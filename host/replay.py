@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.accelerator import Driver
+from model.data.environments import require_kind
 from model.data.offline import DataError, Episodes, load
 from model.deployed.artifact import Policy, quantise_token
 from model.deployed.golden import GoldenNetwork
@@ -76,7 +77,7 @@ class Replay:
 def read_episodes(dataset: str, policy: Policy, most: int | None) -> Episodes:
     """Read a data set's episodes, at most `most` of them.
 
-    Raises `DataError`, also where its sizes are not the policy's.
+    Raises `DataError`, also where its sizes or its kind of actions are not the policy's.
     """
     episodes = load(dataset, policy.delayed)
     for what, size, trained in (
@@ -88,6 +89,7 @@ def read_episodes(dataset: str, policy: Policy, most: int | None) -> Episodes:
                 f"{dataset} has {what}s of {size} components, the policy was trained with {trained}; "
                 "name a data set of the policy's environment"
             )
+    require_kind(dataset, episodes.discrete, policy.discrete)
     if most is None or most >= len(episodes.lengths):
         return episodes
     steps = int(episodes.lengths[:most].sum())

@@ -254,8 +254,8 @@ def test_discrete_actions_need_a_score_for_every_choice(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("environment", "sizes", "discrete", "sentence"),
     [
-        ("CartPole-v1", (4, 2), False, "takes discrete actions, the policy was made for continuous ones; choose the"),
-        ("Hopper-v5", (11, 3), True, "takes continuous actions, the policy was made for discrete ones; choose the"),
+        ("CartPole-v1", (4, 2), False, "has discrete actions, the policy was made for continuous ones; choose what"),
+        ("Hopper-v5", (11, 3), True, "has continuous actions, the policy was made for discrete ones; choose what"),
     ],
 )
 def test_actions_of_another_kind(capsys, tmp_path, environment, sizes, discrete, sentence):

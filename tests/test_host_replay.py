@@ -2,6 +2,7 @@
 """Recorded episodes through a circuit, the self-test and the bench."""
 
 import dataclasses
+import dataclasses
 import json
 import re
 
@@ -132,6 +133,8 @@ def test_fewer_episodes_and_what_does_not_fit(swing, tmp_path, capsys):
     assert read_episodes("swing/test-v0", policy, 9).lengths.tolist() == [12, 7, 30]
     with pytest.raises(DataError, match="observations of 3 components, the policy was trained with 4"):
         read_episodes("swing/test-v0", random_policy(TINY, 4, 4, 1), None)
+    with pytest.raises(DataError, match="swing/test-v0 has continuous actions, the policy was made for discrete ones"):
+        read_episodes("swing/test-v0", dataclasses.replace(policy, discrete=True), None)
     arguments = ["--device", "golden", "--policy", str(swing), "--replay"]
     assert run_episode.main([*arguments, "swing/none-v0"]) == 1
     assert "there is no data set swing/none-v0" in capsys.readouterr().err

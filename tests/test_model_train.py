@@ -225,7 +225,7 @@ def test_discrete_actions_are_classified_in_both_phases(choices: str, tmp_path: 
         lambda: collect.run_policy(files[1], "test/never-v0", episodes=1, noise=0.0, seed=0),
         lambda: Subject.load(files[1]).tokens(1, 0),
     ):
-        with pytest.raises(DataError, match="CartPole-v1 takes discrete actions, the policy was made for continuous"):
+        with pytest.raises(DataError, match="CartPole-v1 has discrete actions, the policy was made for continuous"):
             act()
 
 

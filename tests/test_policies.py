@@ -43,7 +43,7 @@ def score(kind: str, mean: float, normalised: float | None, first_seed: int = 0)
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Policy]:
     """A zoo of two policies in a folder of its own, nothing measured."""
-    scores = [score("float", 410.25, 80.04), score("quantised", 400.0, 77.96)]
+    scores = [score("float", 410.25, 80.04, first_seed=5), score("quantised", 400.0, 77.96)]
     shelf = {
         "bare": dataclasses.replace(random_policy(TINY, 2), environment="Hopper-v5"),
         "scored": dataclasses.replace(
@@ -93,7 +93,7 @@ def test_the_table_is_made_of_artifacts_and_measurements(
         "geometry": SMALL.digest[:12],
         "return": "400.0 ± 12.5 (78.0)",
         "float model's": "410.2 ± 12.5 (80.0)",
-        "episodes (seeds)": "20 (0 to 19)",
+        "episodes (seeds)": "20 (0 to 19); 20 (5 to 24)",
         "rows a decision": "164 of 384",
         "cycles a decision": "2,058 (1,973 to 3,157)",
         "words compared; different": "60,000; 0",
@@ -163,14 +163,14 @@ def test_a_place_that_cannot_be_written_is_named_first(
 
 def test_a_summary_takes_cycles_and_rows_of_all_decisions() -> None:
     policy, episodes = random_policy(TINY, 1), [Episode(0), Episode(1)]
-    for index, cycles in enumerate([10, 50, 30, 90, 20]):
+    for index, cycles in enumerate([10, 50, 30, 90, 25]):
         counters = Counters(0, 0, [index, 10], {}, {})
         step = Step([], [], Decision(index, cycles, []), counters, [], 0.0, 1.0)  # type: ignore[arg-type]
         episodes[index // 4].steps.append(step)
     summary = summarise(episodes, policy, "Hopper-v5", 1.0, "verilated", False)
     assert [summary[f"cycles_{name}"] for name in ("min", "median", "max")] == [10, 30, 90]
     assert summary["active_rows_per_decision"] == 12
-    assert [episode["cycles_median"] for episode in summary["episodes"]] == [40, 20]
+    assert [episode["cycles_median"] for episode in summary["episodes"]] == [40, 25]
 
 
 @pytest.fixture
@@ -235,8 +235,14 @@ def test_a_difference_is_kept_and_flown_again(
     shelf: dict[str, Policy], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Wrong(GoldenCheck):
+        episode = -1
+
+        def begin(self) -> None:
+            super().begin()
+            self.episode += 1
+
         def compare(self, token: Any, decision: Decision, signatures: list[int]) -> Any:
-            if self.decisions == 3:
+            if (self.episode, self.decisions) == (2, 3):  # it begins once more when it is made
                 decision = decision._replace(words=decision.words ^ 1)
             return super().compare(token, decision, signatures)
 
@@ -244,10 +250,11 @@ def test_a_difference_is_kept_and_flown_again(
         patch.setattr(measuring, "GoldenCheck", Wrong)
         assert measure("scored") == 1
     out, err = capsys.readouterr()
-    assert "scored, seed 0: decision 3 of the episode differs from the golden network" in err
-    assert out.endswith("action words compared; different: 6; 1\n")
+    assert "scored, seed 1: decision 3 of the episode differs from the golden network" in err
     (entry,) = table.measurements(table.MEASURED).values()
-    assert (entry["mismatches"], entry["steps"], len(entry["episodes"])) == (1, 3, 1)
+    assert [(e["mismatches"], e["checked_actions"]) for e in entry["episodes"]][1] == (1, 6)
+    assert (entry["mismatches"], len(entry["episodes"])) == (1, 2)
+    assert out.endswith(f"action words compared; different: {2 * entry['steps']}; 1\n")
     assert measure("scored") == 0
     (entry,) = table.measurements(table.MEASURED).values()
     assert (entry["mismatches"], len(entry["episodes"])) == (0, 2)

@@ -11,7 +11,7 @@ import torch
 
 from host import run_episode
 from host.verilated import build_key
-from model import audit, collect, energy, evaluate
+from model import audit, collect, energy, evaluate, export
 from model.data.offline import Normaliser
 from model.deployed import zoo
 from model.deployed.artifact import ArtifactError, Policy
@@ -24,6 +24,7 @@ from sim import bench
 COMMANDS: dict[str, Any] = {
     "host.run_episode": lambda policy: run_episode.main(["--device", "golden", "--policy", policy]),
     "model.evaluate": lambda policy: evaluate.main([policy, "--episodes", "1"]),
+    "model.export": lambda policy: export.main([policy, "--nir", "never.nir"]),
     "model.audit": lambda policy: audit.main([policy, "--tokens", "1"]),
     "model.energy": lambda policy: energy.main([policy, "--tokens", "1"]),
     "model.collect": lambda policy: collect.main(["policy", policy, "--episodes", "1", "--dataset", "test/zoo-v0"]),
@@ -63,7 +64,7 @@ def test_a_name_comes_before_a_file_and_a_path_stays_as_it_is(tmp_path: Path, mo
     ("wrong", "nearest"),
     [
         ("hoper-medium", "hopper-medium"),
-        ("Hopper-Tiny", "hopper-tiny"),
+        ("HOPPER-TINY", "hopper-tiny"),
         ("runs/hopper_tiny.safetensors", "hopper-tiny"),
         ("zebra", None),
         (".", None),

@@ -137,6 +137,19 @@ def flatten(space: "gymnasium.Space[Any]", values: Any) -> NDArray[Any]:
     raise DataError(f"the observation space {space} is no vector; wrap the environment before collecting")
 
 
+def require_kind(owner: str, discrete: bool, trained: bool | None) -> None:
+    """Raise `DataError` where an environment or a data set has not the kind of actions a policy was trained for.
+
+    trained : whether those were discrete; None where the policy does not say.
+    """
+    if trained is not None and trained != discrete:
+        kinds = {True: "discrete", False: "continuous"}
+        raise DataError(
+            f"{owner} has {kinds[discrete]} actions, the policy was made for {kinds[trained]} ones; "
+            "choose what the policy was trained for, or another policy"
+        )
+
+
 @dataclass(frozen=True)
 class Actions:
     """How an environment's actions and a network's, vectors [size] in -1..1, become each other.
@@ -174,15 +187,6 @@ class Actions:
     def discrete(self) -> bool:
         """Whether an action is one of several choices."""
         return self.start is not None
-
-    def require(self, discrete: bool | None, owner: str) -> None:
-        """Raise `DataError` where a policy was made for the other kind of actions; None is of no known kind."""
-        if discrete is not None and discrete != self.discrete:
-            kinds = {True: "discrete", False: "continuous"}
-            raise DataError(
-                f"{owner} takes {kinds[self.discrete]} actions, the policy was made for {kinds[discrete]} ones; "
-                "choose the environment of its data set"
-            )
 
     def encode(self, actions: NDArray[Any], owner: str) -> Floats:
         """Turn an environment's actions [n] or [n, size] into the network's [n, size]. Raises `DataError`."""

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.data.environments import Actions, DataError, make
+from model.data.environments import Actions, DataError, make, require_kind
 from model.data.offline import Normaliser
 from model.deployed.artifact import ACTION_SCALE, Policy, quantise_token
 from model.deployed.geometry import Geometry
@@ -179,7 +179,7 @@ def run(
             environments.append(make(environment))
             at_end.callback(environments[-1].close)
         codec = Actions.of(environments[0].action_space, environment)
-        codec.require(discrete, environment)
+        require_kind(environment, codec.discrete, discrete)
         shape = environments[0].observation_space.shape
         if shape != normaliser.mean.shape:
             raise DataError(f"{environment} observes {shape}, the policy {normaliser.mean.shape}")
