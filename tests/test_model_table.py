@@ -201,7 +201,7 @@ def test_the_papers_rule_takes_the_best_target_of_the_best_checkpoint() -> None:
 
 
 def test_the_paper_protocol_tries_every_target(tmp_path: Path) -> None:
-    result = cells.run(cell("bc", steps=4, rule="paper"), tmp_path, Resources())
+    result = cells.run(cell("bc", steps=4, quant_steps=0, rule="paper"), tmp_path, Resources())
     assert [(r["step"], r["target_return"]) for r in result["float"]] == [(2, 500), (2, 250), (4, 500), (4, 250)]
 
 
@@ -287,5 +287,6 @@ def test_a_method_that_cannot_be_configured_fails_alone(monkeypatch: pytest.Monk
     monkeypatch.setitem(METHODS, "odd", suites.Method(attention="none"))
     sweep = table.Sweep([tasks.find("cartpole-mixed")], ["odd", "bc"], [0], PROTOCOLS["honest"], Budget())
     assert [cell.method for cell in sweep.cells] == ["bc"]
-    (problem,) = sweep.document("classic", "")["tasks"][0]["rows"][0]["problems"]
+    _, odd = sweep.document("classic", "")["tasks"][0]["rows"]
+    (problem,) = odd["problems"]
     assert "attention must be" in problem["failed"]

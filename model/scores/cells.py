@@ -84,6 +84,20 @@ class Cell:
         """SHA-256 of all fields, hexadecimal. The code's version is not among them: results name their commit."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
 
+    @classmethod
+    def stored(cls, fields: dict[str, Any]) -> "Cell":
+        """Return the cell that a result or a document stores; a field its configuration lacks has today's default.
+
+        Raises `ConfigError`.
+        """
+        config = TrainConfig.from_json(json.dumps(fields["config"])).to_json()
+        return cls(**fields | {"config": config, "targets": tuple(fields["targets"])})
+
+    def of_seed(self, seed: int) -> "Cell":
+        """Return the cell of another training seed."""
+        config = dataclasses.replace(TrainConfig.from_json(self.config), seed=seed)
+        return dataclasses.replace(self, config=config.to_json())
+
     def folder(self, out: Path) -> Path:
         """Return where the cell keeps its state."""
         return out / f"{self.task}_{self.method}_{self.seed}_{self.digest[:12]}"
@@ -208,6 +222,13 @@ def _reach(address: str) -> None:
         ) from None
 
 
+def _room(resources: Resources) -> int:
+    """Return how many cells Ray can run at a time."""
+    have = ray.cluster_resources()
+    room = have.get("CPU", 0.0) / resources.cpus
+    return max(1, int(min(room, have.get("GPU", 0.0) / resources.gpus) if resources.gpus else room))
+
+
 def _session_folder() -> tempfile.TemporaryDirectory[str]:
     """Return a short folder for the files of a Ray session, removed when it is left."""
     prefix, usual = "ray-", tempfile.gettempdir()
@@ -216,13 +237,18 @@ def _session_folder() -> tempfile.TemporaryDirectory[str]:
 
 
 def sweep(
-    cells: Sequence[Cell], out: Path, resources: Resources, workers: int, address: str | None
+    cells: Sequence[Cell],
+    out: Path,
+    resources: Resources,
+    workers: int,
+    address: str | None,
+    until: float | None = None,
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Run cells side by side and yield (cell, result) as each ends; a worker that dies fails its cell alone.
 
     workers : cells at a time on this machine. address : of a Ray cluster instead, whose nodes share `out`, the data and
-    this checkout under the same paths. Closing the iterator stops the cells; they go on from their last checkpoint.
-    Raises `SweepError`.
+    this checkout under the same paths. until : when, on the monotonic clock, no further cell begins. Closing the
+    iterator stops the cells; they go on from their last checkpoint. Raises `SweepError`.
     """
     gpus = torch.cuda.device_count()
     if address is None and resources.gpus > gpus:
@@ -254,8 +280,15 @@ def sweep(
         remote = ray.remote(max_calls=1, max_retries=0, num_cpus=resources.cpus, num_gpus=resources.gpus)(_on_worker)
         root = str(offline.local_root().resolve())
         environment = {"MINARI_DATASETS_PATH": root, "OMP_NUM_THREADS": str(resources.cpus), "TERM": "dumb"}
-        waiting = {remote.remote(cell, str(out.resolve()), resources, environment): cell for cell in cells}
-        while waiting:
+        queue, waiting = list(cells), {}
+        # what Ray queues begins whenever there is room: with a time limit it has no more than there is room for
+        most = len(queue) if until is None else _room(resources)
+        while True:
+            while queue and len(waiting) < most and (until is None or time.monotonic() < until):
+                cell = queue.pop(0)
+                waiting[remote.remote(cell, str(out.resolve()), resources, environment)] = cell
+            if not waiting:
+                return
             for reference in ray.wait(list(waiting))[0]:
                 cell = waiting.pop(reference)
                 try:
