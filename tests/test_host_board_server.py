@@ -549,6 +549,12 @@ def test_a_policy_that_is_none_is_refused_and_nothing_loaded(board, payload, sen
     connection.close()
 
 
+def drip(connection):
+    for _ in range(100):
+        connection.sendall(b"\0")
+        time.sleep(0.05)
+
+
 def test_half_a_message_and_an_owner_that_vanishes_cost_nobody_else_anything():
     with serving(message_s=0.2, keep_s=0.2) as board:
         connection = admitted(board)
@@ -556,9 +562,7 @@ def test_half_a_message_and_an_owner_that_vanishes_cost_nobody_else_anything():
         assert reply(connection) is None  # cut off for dawdling
         drop = admitted(board)
         with pytest.raises(ConnectionError):  # a byte now and then does not keep it
-            for _ in range(100):
-                drop.sendall(b"\0")
-                time.sleep(0.05)
+            drip(drop)
         connection.close()
         time.sleep(0.3)
         assert client(board).geometry == TINY
