@@ -40,4 +40,8 @@ def make_environment(name: str, policy: Policy, render: bool = False) -> gymnasi
                 f"{name} has {what}s of {size} components, the policy was trained with {trained}; "
                 "choose the policy's environment or another policy"
             )
+    try:
+        actions.require(policy.discrete, name)
+    except DataError as error:
+        raise UnsuitableEnvironment(str(error)) from None
     return environment

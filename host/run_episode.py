@@ -17,6 +17,10 @@ sys.path.insert(0, str(ROOT))  # the script runs in place; see pyproject.toml
 try:
     from tqdm import tqdm
 
+    from model import caches
+
+    caches.keep_here()  # the report imports matplotlib
+
     from host.accelerator import AcceleratorError
     from host.agent import Agent, AgentError
     from host.bus import BusError
@@ -29,12 +33,11 @@ try:
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
     from host.video import Video, VideoError, choose_renderer, no_renderer
     from model.data.environments import DataError
+    from model.deployed import zoo
     from model.deployed.artifact import ArtifactError, Policy
     from model.deployed.geometry import GeometryError
 except ModuleNotFoundError as missing:
     sys.exit(f"the Python package {missing.name} is missing; use `make episode`, or `pip install '.[host,hw]'`")
-
-DEFAULT_POLICY = ROOT / "model" / "policies" / "hopper-medium.safetensors"
 
 EXPECTED = (
     AcceleratorError,
@@ -106,7 +109,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Fly episodes of an environment with the circuit in the loop.")
     add = parser.add_argument
     add_device_options(parser)
-    add("--policy", type=Path, default=DEFAULT_POLICY, help="policy artifact (default: %(default)s)")
+    add(
+        "--policy",
+        default=zoo.DEFAULT,
+        metavar="NAME|FILE",
+        help=f"artifact, or a shipped policy: {zoo.listing()} (default: %(default)s)",
+    )
     add("--env", help="Gymnasium environment (default: the policy's)")
     add("--episodes", type=number(int, low=1), help="how many to fly (default: 1), or to replay (default: all)")
     add("--seed", type=number(int, low=0), default=0, help="of the first episode; the next ones count up (default: 0)")
@@ -167,7 +175,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.policy = Policy.load(options.policy)
+        self.policy = Policy.load(zoo.find(options.policy))
         self.name = options.env or self.policy.environment
         self.target = self.policy.target_return if options.target_return is None else options.target_return
         self.episodes: list[Episode] = []
@@ -261,7 +269,7 @@ def replay_recorded(options: argparse.Namespace) -> int:
     """Replay a data set and print what was found; return the exit code. Raises one of `EXPECTED`."""
     from host.replay import Replay, read_episodes, replay
 
-    policy = Policy.load(options.policy)
+    policy = Policy.load(zoo.find(options.policy))
     target = policy.target_return if options.target_return is None else options.target_return
     episodes = read_episodes(options.replay, policy, options.episodes)
     device = open_device(options, policy.geometry, say)

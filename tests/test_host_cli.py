@@ -28,9 +28,12 @@ SCRIPT = ROOT / "host" / "run_episode.py"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gymnasium", "ignore::DeprecationWarning:mujoco")
 
 
-def save(folder, environment, observations, actions, geometry=TINY):
+def save(folder, environment, observations, actions, geometry=TINY, discrete=None):
     policy = dataclasses.replace(
-        random_policy(geometry, 1, observations, actions), environment=environment, target_return=3600.0
+        random_policy(geometry, 1, observations, actions),
+        environment=environment,
+        target_return=3600.0,
+        discrete=discrete,
     )
     path = folder / f"{environment}.safetensors"
     policy.save(path)
@@ -206,7 +209,8 @@ def odd_environments():
 
 def test_a_missing_policy(capsys, tmp_path):
     text = fails(capsys, "--policy", tmp_path / "none.safetensors")
-    assert "there is no policy at" in text
+    assert "there is no policy" in text
+    assert "hopper-medium" in text
     assert "export" in text
 
 
@@ -247,9 +251,24 @@ def test_discrete_actions_need_a_score_for_every_choice(capsys, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("environment", "sizes"), [("CartPole-v1", (4, 2)), ("Dictionary-v0", (5, 3))])
-def test_choices_and_dictionaries(tmp_path, environment, sizes):
-    policy = save(tmp_path, environment, *sizes)
+@pytest.mark.parametrize(
+    ("environment", "sizes", "discrete", "sentence"),
+    [
+        ("CartPole-v1", (4, 2), False, "takes discrete actions, the policy was made for continuous ones; choose the"),
+        ("Hopper-v5", (11, 3), True, "takes continuous actions, the policy was made for discrete ones; choose the"),
+    ],
+)
+def test_actions_of_another_kind(capsys, tmp_path, environment, sizes, discrete, sentence):
+    policy = save(tmp_path, environment, *sizes, discrete=discrete)
+    assert f"{environment} {sentence}" in fails(capsys, "--device", "golden", "--policy", policy)
+
+
+@pytest.mark.parametrize(
+    ("environment", "sizes", "discrete"),
+    [("CartPole-v1", (4, 2), None), ("CartPole-v1", (4, 2), True), ("Dictionary-v0", (5, 3), False)],
+)
+def test_choices_and_dictionaries(tmp_path, environment, sizes, discrete):
+    policy = save(tmp_path, environment, *sizes, discrete=discrete)
     out = tmp_path / "out"
     assert run_episode.main(["--device", "golden", "--policy", str(policy), "--out", str(out)]) == 0
     steps = rows(out / "steps.csv")

