@@ -103,13 +103,14 @@ def _open_board(options: argparse.Namespace, note: Callable[[str], None], geomet
     try:
         # these registers lie at the same place in every geometry
         shown = opened.bus.read32(offsets(TINY)["GEOMETRY_ID"])
-        if bitstream and shown != bitstream.geometry_id:
+        if bitstream and shown != bitstream.geometry.identifier:
             raise BitstreamError(
                 f"the circuit shows geometry 0x{shown:08x}, the manifest of {bitstream.path} "
-                f"0x{bitstream.geometry_id:08x}; another bitstream is loaded"
+                f"0x{bitstream.geometry.identifier:08x}; another bitstream is loaded"
             )
         if geometry is None:
-            geometry = next((g for g in PRESETS.values() if g.identifier == shown), TINY)
+            known = [*([bitstream.geometry] if bitstream else []), *PRESETS.values()]
+            geometry = next((g for g in known if g.identifier == shown), TINY)
         accelerator = BoardAccelerator(opened.bus, geometry, bitstream)
     except BaseException:
         opened.bus.close()

@@ -3,7 +3,6 @@
 
 import csv
 import dataclasses
-import hashlib
 import json
 import sys
 import threading
@@ -15,6 +14,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 
+from bitstreams.boards import BOARDS
+from bitstreams.publish import Outcome, publish
+from bitstreams.reports import Timing
 from host import run_episode
 from host.accelerator import Accelerator, AcceleratorError
 from host.board import messages, pynq_bus
@@ -229,17 +231,19 @@ def bit_file(payload=PAYLOAD):
     return head + b"e" + len(payload).to_bytes(4, "big") + payload
 
 
+def published(folder, board="pynq-z2", payload=PAYLOAD):
+    """Publish a .bit file as a build does; return its path."""
+    bit, handoff, out = folder / "made.bit", folder / "made.hwh", folder / "out"
+    bit.write_bytes(bit_file(payload))
+    handoff.write_text("<EDKSYSTEM/>")
+    outcome = Outcome(bit, handoff, "vivado", {}, None, Timing(120.0, True, (), 0.1, 0.1), {})
+    clock = BOARDS[board].clock(100)
+    return publish(outcome, "TINY", BOARDS[board], clock, TINY, "module m; endmodule", out).with_suffix(".bit")
+
+
 @pytest.fixture
 def bitstream(tmp_path):
-    path = tmp_path / "top.bit"
-    path.write_bytes(bit_file())
-    manifest = {
-        "geometry_id": f"0x{TINY.identifier:08x}",
-        "clock_mhz": 100.0,
-        "bitstream_sha256": hashlib.sha256(bit_file()).hexdigest(),
-    }
-    path.with_suffix(".json").write_text(json.dumps(manifest))
-    return path
+    return published(tmp_path)
 
 
 def test_the_kernel_gets_the_configuration_with_each_word_reversed():
@@ -257,29 +261,41 @@ def test_a_damaged_bitstream(content, sentence):
 
 
 def test_a_bitstream_is_what_its_manifest_says(bitstream):
-    assert Bitstream.read(bitstream).geometry_id == TINY.identifier
+    read = Bitstream.read(bitstream)
+    assert (read.geometry, read.base, read.clock_mhz) == (TINY, 0x4000_0000, 100.0)
     bitstream.write_bytes(bit_file(PAYLOAD + bytes(4)))
     with pytest.raises(BitstreamError, match="is not the file its manifest describes"):
         Bitstream.read(bitstream)
-    bitstream.with_suffix(".json").write_text('{"geometry_id": "0x1"}')
-    with pytest.raises(BitstreamError, match="lacks or spoils 'clock_mhz'"):
-        Bitstream.read(bitstream)
-    bitstream.with_suffix(".json").write_text("{")
+    manifest = bitstream.with_suffix(".json")
+    facts = json.loads(manifest.read_text())
+    for change, sentence in (
+        ({"geometry": {**facts["geometry"], "layers": 0}}, "cannot be used"),
+        ({"clock_mhz": "fast"}, "cannot be used"),
+        ({"bit": {}}, "lacks 'sha256'"),
+    ):
+        manifest.write_text(json.dumps(facts | change))
+        with pytest.raises(BitstreamError, match=sentence):
+            Bitstream.read(bitstream)
+    manifest.write_text("{")
     with pytest.raises(BitstreamError, match="is no manifest"):
         Bitstream.read(bitstream)
-    bitstream.with_suffix(".json").unlink()
-    with pytest.raises(BitstreamError, match=r"top\.json cannot be read"):
+    manifest.unlink()
+    with pytest.raises(BitstreamError, match=r"\.json cannot be read"):
         Bitstream.read(bitstream)
 
 
-def test_loading_by_the_kernel_takes_no_stale_file(bitstream, tmp_path):
+def test_a_bitstream_of_the_other_board_is_refused(tmp_path):
+    path = published(tmp_path, "zcu104")
+    with pytest.raises(BusError, match=r"window lies at 0xa0000000, not for Zynq-7000"):
+        open_board("devmem", Bitstream.read(path), root=system(tmp_path / "board"))
+
+
+def test_loading_by_the_kernel_takes_no_stale_file(tmp_path):
     root, names = system(tmp_path / "board"), []
     for payload in (PAYLOAD, PAYLOAD + bytes(4)):
-        bitstream.write_bytes(bit_file(payload))
-        digest = hashlib.sha256(bit_file(payload)).hexdigest()
-        manifest = {"geometry_id": "0x1", "clock_mhz": 100.0, "bitstream_sha256": digest}
-        bitstream.with_suffix(".json").write_text(json.dumps(manifest))
-        load_by_kernel(Bitstream.read(bitstream), root)
+        path = published(tmp_path, payload=payload).rename(tmp_path / "top.bit")
+        next((tmp_path / "out").rglob("*.json")).rename(tmp_path / "top.json")
+        load_by_kernel(Bitstream.read(path), root)
         name = (root / "sys/class/fpga_manager/fpga0/firmware").read_text()
         assert (root / "lib/firmware" / name).read_bytes() == kernel_image(bit_file(payload))
         assert (root / "sys/class/fpga_manager/fpga0/flags").read_text() == "0"
@@ -329,8 +345,10 @@ def fake_pynq(monkeypatch, version, array=None):
 )
 def test_pynq_loads_in_the_way_that_works(bitstream, tmp_path, monkeypatch, version, described, compatible, way):
     loaded, memory = fake_pynq(monkeypatch, version)
-    if described:
-        bitstream.with_suffix(".hwh").write_text("<EDKSYSTEM/>")
+    if compatible == ZYNQMP:
+        bitstream = published(tmp_path, "zcu104")
+    if not described:
+        bitstream.with_suffix(".hwh").unlink()
     root = system(tmp_path / "board", compatible)
     opened = open_board("auto", Bitstream.read(bitstream), root=root)
     assert opened.reason.startswith("pynq at")
@@ -358,7 +376,7 @@ def test_what_pynq_cannot_do_is_said(bitstream, tmp_path, monkeypatch):
     fake_pynq(monkeypatch, "3.1.2", array=object())
     with pytest.raises(BusError, match="no mapped memory"):
         open_board("pynq", Bitstream.read(bitstream), root=root)
-    sys.modules["pynq"].Bitstream = None
+    sys.modules["pynq"].Bitstream = sys.modules["pynq"].Overlay = None
     with pytest.raises(BusError, match="pynq cannot load"):
         open_board("pynq", Bitstream.read(bitstream), root=root)
     bitstream.with_suffix(".xsa").write_bytes(b"")

@@ -291,18 +291,27 @@ def test_what_is_no_board_server_is_named():
     listener.close()
 
 
-def test_strangers_cannot_crowd_the_owner_out():
+def test_strangers_cannot_crowd_the_owner_out(board):
+    policy = random_policy(TINY, 1)
+    remote = client(board)
+    remote.load(policy)
+    crowd = [connect(board) for _ in range(4 * MOST_CONNECTIONS)]
+    greetings = [connection.recv(1024) for connection in crowd]
+    assert len([greeting for greeting in greetings if greeting]) == MOST_CONNECTIONS - 1
+    decides_as_golden(remote, policy, GoldenNetwork(policy), random_tokens(policy, 3, 0))
+
+
+def test_strangers_that_say_nothing_are_gone_soon():
     with serving(message_s=0.3) as board:
         policy = random_policy(TINY, 1)
         remote = client(board)
         remote.load(policy)
-        crowd = [connect(board) for _ in range(4 * MOST_CONNECTIONS)]
+        crowd = [connect(board) for _ in range(2 * MOST_CONNECTIONS)]
         network, tokens = GoldenNetwork(policy), random_tokens(policy, 6, 0)
         decides_as_golden(remote, policy, network, tokens[:3])
         remote._channel.close()
-        decides_as_golden(remote, policy, network, tokens[3:])  # those who say nothing are gone by then
-        for connection in crowd:
-            connection.close()
+        decides_as_golden(remote, policy, network, tokens[3:])
+        assert {len(connection.recv(1024)) for connection in crowd} <= {0, len(GREETING) + 32}
 
 
 # One owner at a time
@@ -540,6 +549,12 @@ def test_a_policy_that_is_none_is_refused_and_nothing_loaded(board, payload, sen
     connection.close()
 
 
+def drip(connection):
+    for _ in range(100):
+        connection.sendall(b"\0")
+        time.sleep(0.05)
+
+
 def test_half_a_message_and_an_owner_that_vanishes_cost_nobody_else_anything():
     with serving(message_s=0.2, keep_s=0.2) as board:
         connection = admitted(board)
@@ -547,9 +562,7 @@ def test_half_a_message_and_an_owner_that_vanishes_cost_nobody_else_anything():
         assert reply(connection) is None  # cut off for dawdling
         drop = admitted(board)
         with pytest.raises(ConnectionError):  # a byte now and then does not keep it
-            for _ in range(100):
-                drop.sendall(b"\0")
-                time.sleep(0.05)
+            drip(drop)
         connection.close()
         time.sleep(0.3)
         assert client(board).geometry == TINY

@@ -32,7 +32,8 @@ def recorded(policy, lengths, seed=0):
     for length in lengths:
         agent.begin()
         for _ in range(length):
-            observation, reward = rng.normal(size=policy.observation_size).astype(np.float32), np.float32(rng.normal())
+            observation = rng.normal(size=policy.observation_size).astype(np.float32)
+            reward = np.float32(200 * rng.normal())
             seen.append(observation)
             actions.append(agent.act(observation))
             agent.reward(float(reward))

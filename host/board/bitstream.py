@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Bitstreams: what the manifest beside one says of it, and loading one without pynq.
 
-The manifest of `top.bit` is `top.json`: geometry_id ("0x..."), clock_mhz (the fastest the circuit was signed off for)
-and bitstream_sha256.
+The manifest of `top.bit` is `top.json`, as `bitstreams.build` writes it.
 """
 
 import hashlib
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from host.bus import BusError
+from model.deployed.geometry import Geometry, GeometryError
 
 SYNC_WORD = bytes.fromhex("aa995566")
 """Begins the configuration in a .bit file; the kernel looks for it with the bytes of each word reversed."""
@@ -31,8 +31,9 @@ class Bitstream:
 
     path: Path
     sha256: str
-    geometry_id: int
-    clock_mhz: float
+    geometry: Geometry
+    base: int  # physical address of the window
+    clock_mhz: float  # the fastest the circuit was signed off for
 
     @classmethod
     def read(cls, path: Path) -> "Bitstream":
@@ -50,18 +51,21 @@ class Bitstream:
             made = cls(
                 path,
                 hashlib.sha256(content).hexdigest(),
-                int(manifest["geometry_id"], 16),
+                Geometry.from_json(json.dumps(manifest["geometry"])),
+                int(manifest["base"], 16),
                 float(manifest["clock_mhz"]),
             )
-            expected = manifest["bitstream_sha256"]
-        except (KeyError, TypeError, ValueError) as error:
+            expected = str(manifest["bit"]["sha256"])
+        except KeyError as missing:
             raise BitstreamError(
-                f"{beside} lacks or spoils {error}; geometry_id, clock_mhz and bitstream_sha256 are needed"
+                f"the manifest {beside} lacks {missing}; copy the one that came with the .bit"
             ) from None
+        except (GeometryError, TypeError, ValueError) as error:
+            raise BitstreamError(f"the manifest {beside} cannot be used: {error}; copy it again") from None
         if made.sha256 != expected:
             raise BitstreamError(
                 f"{path} is not the file its manifest describes: SHA-256 {made.sha256[:16]}..., manifest "
-                f"{str(expected)[:16]}...; copy both again"
+                f"{expected[:16]}...; copy both again"
             )
         return made
 

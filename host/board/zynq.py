@@ -108,6 +108,11 @@ def open_board(
             "this machine is no Zynq, so it has no circuit of its own; name the board with --board HOST, or use "
             "--device verilated"
         )
+    if bitstream and bitstream.base != chip.base:
+        raise BusError(
+            f"{bitstream.path} is for a board whose window lies at 0x{bitstream.base:08x}, not for {chip.name}; take "
+            "this board's bitstream"
+        )
     functions = word_functions(note) if compiled else None
     uio = find_uio(chip.base, root)
     if kind == "auto":

@@ -215,7 +215,7 @@ class Policy:
             raise ArtifactError(
                 f"there is no policy at {path}; export one with `python -m model.export` or name another"
             )
-        from safetensors import SafetensorError, safe_open  # where a board has no such package, policies are drawn or sent
+        from safetensors import SafetensorError, safe_open  # not at the top: a board may lack it and read no artifact
 
         try:
             with safe_open(str(path), framework="numpy") as file:
