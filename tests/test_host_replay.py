@@ -2,7 +2,6 @@
 """Recorded episodes through a circuit, the self-test and the bench."""
 
 import dataclasses
-import dataclasses
 import json
 import re
 
