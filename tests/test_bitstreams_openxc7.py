@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The openXC7 flow with recording stand-ins for the programs that place, route and pack (tests/toolchains/)."""
 
+import functools
 import json
 import subprocess
 import sysconfig
@@ -8,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bitstreams import build, openxc7
+from bitstreams import build, openxc7, ps7
 from bitstreams.boards import BOARDS
 from bitstreams.ps7 import PS7_TOP
+from hw.generate import verilog
 from hw.synthesis import SynthesisError
 from model.deployed.geometry import TINY
 from tests.toolchains import standins
@@ -27,10 +29,22 @@ def synthesised(folder, script, made):
     (folder / made).write_text('{"modules": {"spikeloop_ps7": {}}}')
 
 
+@functools.cache
+def tiny(geometry):
+    return verilog(geometry)
+
+
+@functools.cache
+def tiny_top(geometry, base):
+    return ps7.verilog(geometry, base)
+
+
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "WORK", tmp_path / "work")
     monkeypatch.setattr(openxc7, "run_yosys", synthesised)
+    monkeypatch.setattr(openxc7, "verilog", tiny_top)  # one conversion for all
+    monkeypatch.setattr(build, "verilog", tiny)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     for name in ("PRJXRAY_DB_DIR", "CHIPDB"):
         monkeypatch.delenv(name, raising=False)

