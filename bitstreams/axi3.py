@@ -74,7 +74,7 @@ class Axi3(wiring.Signature):
         }
 
 
-class _Transaction:
+class Transaction:
     """One direction's transaction as it was taken over, and the address of its next beat."""
 
     def __init__(self, axi, channel: str, base: int, window_bits: int) -> None:
@@ -153,6 +153,7 @@ class Axi3ToAxiLite(wiring.Component):
     -------
     axi : AXI3
     lite : AXI4-Lite
+    write, read : the transactions under way, for proofs
 
     Timing
     ------
@@ -167,6 +168,8 @@ class Axi3ToAxiLite(wiring.Component):
         self.base = base
         self.window_bits = window_bits
         super().__init__({"axi": In(Axi3()), "lite": Out(AxiLite(window_bits))})
+        self.write = Transaction(self.axi, "aw", base, window_bits)
+        self.read = Transaction(self.axi, "ar", base, window_bits)
 
     def elaborate(self, platform):
         m = Module()
@@ -177,8 +180,7 @@ class Axi3ToAxiLite(wiring.Component):
         return m
 
     def _writes(self, m: Module, awake: Signal) -> None:
-        axi, lite = self.axi, self.lite
-        it = _Transaction(axi, "aw", self.base, self.window_bits)
+        axi, lite, it = self.axi, self.lite, self.write
         advance = it.advance(m)
         m.d.comb += [
             *(lite.awaddr.eq(it.address), lite.awprot.eq(it.prot)),
@@ -222,8 +224,7 @@ class Axi3ToAxiLite(wiring.Component):
                     m.next = "Idle"
 
     def _reads(self, m: Module, awake: Signal) -> None:
-        axi, lite = self.axi, self.lite
-        it = _Transaction(axi, "ar", self.base, self.window_bits)
+        axi, lite, it = self.axi, self.lite, self.read
         advance = it.advance(m)
         last = it.left == 0
         m.d.comb += [

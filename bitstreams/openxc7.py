@@ -5,16 +5,13 @@ import importlib.metadata
 import os
 from pathlib import Path
 
-from amaranth.back import verilog
-
 from bitstreams.boards import Board, Clock
 from bitstreams.hwh import handoff
-from bitstreams.ps7 import PS7_TOP, Ps7Top
+from bitstreams.ps7 import PS7_TOP, verilog
 from bitstreams.publish import Outcome
 from bitstreams.reports import ReportError, nextpnr_timing, nextpnr_utilisation
 from bitstreams.tools import BuildError, find_program, roots, run, say, version
 from bitstreams.vivado import require_met
-from hw.generate import find_yosys
 from hw.synthesis import SynthesisError, commands, run_yosys
 from model.deployed.geometry import Geometry
 
@@ -45,9 +42,8 @@ def write(board: Board, clock: Clock, geometry: Geometry, folder: Path) -> list[
         raise BuildError(
             f"the open tools make no bitstream for the {board.name}'s {board.part}; use --toolchain vivado"
         )
-    find_yosys()
     files = {
-        "design.v": verilog.convert(Ps7Top(geometry, board.base), name=PS7_TOP, ports=[], emit_src=False),
+        "design.v": verilog(geometry, board.base),
         "synthesis.ys": "\n".join(synthesis_script()) + "\n",
         # the processor's pins are fixed and no other is used; the clock's frequency is given with --freq
         "design.xdc": "",

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The whole of a Zynq-7000's programmable logic without a vendor's block design: processor, bus adapter, circuit."""
 
+from amaranth.back import verilog as amaranth_verilog
 from amaranth.hdl import ClockDomain, Elaboratable, Instance, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 
 from bitstreams.axi3 import Axi3, Axi3ToAxiLite
 from hw.accelerator import Accelerator
-from hw.generate import Top
+from hw.generate import Top, find_yosys
 from model.deployed.geometry import Geometry
 
 PS7_TOP = "spikeloop_ps7"
@@ -52,3 +53,9 @@ class Ps7Top(Elaboratable):
             ports[f"{'o' if member.flow == wiring.Out else 'i'}_MAXIGP0{name.upper()}"] = signal
         m.submodules.ps7 = Instance("PS7", ("a", "keep", 1), **ports)
         return m
+
+
+def verilog(geometry: Geometry, base: int) -> str:
+    """Return the top's Verilog: the same text on every run and machine."""
+    find_yosys()
+    return amaranth_verilog.convert(Ps7Top(geometry, base), name=PS7_TOP, ports=[], emit_src=False)

@@ -86,6 +86,7 @@ def digest(*parts: str | bytes) -> str:
 def _sources() -> str:
     paths = [
         *sorted((ROOT / "hw").glob("*.py")),
+        *(ROOT / "bitstreams" / name for name in ("axi3.py", "ps7.py")),
         ROOT / "model" / "deployed" / "geometry.py",
         ROOT / "sim" / "units.py",
     ]

@@ -49,6 +49,7 @@ ALLOWED = {
     "hw.registers": {"model.deployed.geometry"},
     "hw.memory_map": {"model.deployed.geometry", "hw.registers"},
     "hw": {"amaranth", "model.caches", "model.deployed.geometry", "hw"},
+    "bitstreams": {"amaranth", "model.deployed.geometry", "hw", "bitstreams"},
     "host": HOST,
     "host.verilated": HOST | {"verilator"},
     "host.replay": HOST | {"model.data.offline"},
@@ -57,7 +58,7 @@ ALLOWED = {
     "host.board_server": BOARD | {"host.local"},
     "host.local": BOARD | {"host.verilated", "host.golden_device"},  # those two where they are asked for
     "sim": {"numpy", "pytest", "hypothesis", "cocotb", "cocotb_tools", "cocotbext", "amaranth", "z3", "sim", "hw"}
-    | {"host", "model.caches", "model.deployed"},
+    | {"bitstreams", "host", "model.caches", "model.deployed"},
     "sim.flight": {"gymnasium", "host", "model.deployed"},
     "sim.policies": {"tqdm", "sim.flight", "host"}
     | {f"model.{n}" for n in ("command", "deployed", "files", "policies")},
@@ -68,7 +69,7 @@ ALLOWED = {
 
 
 def modules():
-    for folder in ("model", "hw", "host", "sim"):
+    for folder in ("model", "hw", "bitstreams", "host", "sim"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
@@ -120,6 +121,8 @@ def test_imports_keep_to_the_table(module):
         ("host.bus", "importlib.import_module('minari')", ["minari"]),
         ("hw.lanes", "from model.deployed.golden import lif", ["model.deployed.golden"]),
         ("hw.registers", "import amaranth", ["amaranth"]),
+        ("hw.core", "from bitstreams.axi3 import Axi3", ["bitstreams.axi3"]),
+        ("bitstreams.build", "import host.bus", ["host.bus"]),
         ("model.deployed.geometry", "import numpy as np", ["numpy"]),
         ("model.deployed.golden", "import torch.nn", ["torch.nn"]),
         ("sim.build", "import torch", ["torch"]),
@@ -134,7 +137,7 @@ def test_the_table_catches_planted_imports(module, source, found):
     assert violations(module, source, OWN) == found
 
 
-@pytest.mark.parametrize("folder", ["model", "hw", "host", "sim", "tests"])
+@pytest.mark.parametrize("folder", ["model", "hw", "bitstreams", "host", "sim", "tests"])
 def test_package_files_are_empty(folder):
     found = list((ROOT / folder).rglob("__init__.py"))
     assert ROOT / folder / "__init__.py" in found

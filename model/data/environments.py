@@ -94,7 +94,7 @@ def _register(name: str) -> None:
 
 def _log_to_the_console() -> None:
     """Keep MuJoCo's warnings out of MUJOCO_LOG.TXT in the working directory; the console shows them as before."""
-    import mujoco
+    import mujoco  # type: ignore[import-untyped]
 
     config = mujoco.MjLogConfig.get()
     config.logto_file = False

@@ -12,7 +12,7 @@ HERE = Path(__file__).resolve().parent
 
 VIVADO = HERE / "vivado.tcl"
 
-TCL = "import sys, tkinter; tcl = tkinter.Tcl(); tcl.eval(f'set argv0 x'); tcl.evalfile(sys.argv[1])"
+TCL = "import sys, tkinter; tkinter.Tcl().evalfile(sys.argv[1])"
 
 
 def tcl_command() -> list[str]:
@@ -40,11 +40,9 @@ def vivado(folder: Path, reports: Path = HERE / "vivado-reports", fail: str = ""
         "    sys.exit(print('vivado v2024.1 (64-bit)\\nTool Version Limit: 2024.05'))",
         "pathlib.Path('arguments.json').write_text(json.dumps(sys.argv[1:]))",
         "script = sys.argv[sys.argv.index('-source') + 1]",
-        # the script asks where it lies itself
-        f"start = 'source {VIVADO}; info script ' + os.path.abspath(script) + '; source ' + os.path.abspath(script)",
-        "pathlib.Path('start.tcl').write_text(start)",
-        f"environment = os.environ | {{'STANDIN_REPORTS': {str(reports)!r}, 'STANDIN_FAIL': {fail!r}}}",
-        f"sys.exit(subprocess.run([*{tcl_command()!r}, 'start.tcl'], env=environment).returncode)",
+        f"standin = {{'STANDIN_REPORTS': {str(reports)!r}, 'STANDIN_FAIL': {fail!r}, 'STANDIN_SCRIPT': script}}",
+        f"run = subprocess.run([*{tcl_command()!r}, {str(VIVADO)!r}], env=os.environ | standin)",
+        "sys.exit(run.returncode)",
     ]
     program(folder, "vivado", lines)
     return folder

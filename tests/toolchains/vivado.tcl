@@ -2,7 +2,8 @@
 # Stand-ins for the Vivado commands that bitstreams/vivado.tcl uses. This is not Vivado: it records what is asked, knows
 # the pins of the few IP cores used (from their product guides), and objects to what Vivado would: unknown names and
 # properties, missing files, wrong order, unconnected pins, addresses that do not fit.
-# Environment: STANDIN_REPORTS, a folder of reports to hand out; STANDIN_FAIL, what goes wrong.
+# Environment: STANDIN_SCRIPT, the script to run; STANDIN_REPORTS, a folder of reports to hand out; STANDIN_FAIL, what
+# goes wrong.
 
 set calls [open calls.txt w]
 set project {}
@@ -14,7 +15,7 @@ set interfaces [dict create]
 set segments {}
 set state {}
 set top {}
-set wants [expr {[info exists env(STANDIN_FAIL)] ? $env(STANDIN_FAIL) : ""}]
+set wants $env(STANDIN_FAIL)
 
 proc record {name arguments} {
     puts $::calls [list $name {*}$arguments]
@@ -292,3 +293,9 @@ proc hand_out {name arguments} {
 proc report_timing_summary {args} { hand_out report_timing_summary $args }
 proc report_timing {args} { hand_out report_timing $args }
 proc report_utilization {args} { hand_out report_utilization $args }
+
+# An error that the script does not catch ends Vivado with a line like this
+if {[catch {source $env(STANDIN_SCRIPT)} said]} {
+    puts stderr "ERROR: $said"
+    exit 1
+}
