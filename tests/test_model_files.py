@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model import energy, evaluate, export, state, table, tasks, train
+from model import curves, energy, evaluate, export, state, table, tasks, train
 from model.files import WriteError, ready, save, write_json
 from model.training import config
 from model.training.config import ConfigError, TrainConfig
@@ -52,6 +52,9 @@ def _never(*arguments: object, **named: object) -> None:
         (energy.main, "model.energy.measure", ["run.pt", "--json"]),
         (energy.main, "model.energy.measure", ["run.pt", "--png"]),
         (export.main, "model.export.export", ["run.pt", "--out"]),
+        (export.main, "model.export.export", ["run.pt", "--nir"]),
+        (curves.main, "model.curves.read", ["run", "--json"]),
+        (curves.main, "model.curves.read", ["run", "--png"]),
         (table.main, "model.table._sweep", ["--suite", "classic", "--json"]),
         (table.main, "model.table._sweep", ["--suite", "classic", "--markdown"]),
         (tasks.main, None, ["--json"]),
