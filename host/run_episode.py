@@ -31,7 +31,7 @@ try:
     from host.local import LocalError
     from host.report import write_report
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
-    from host.video import Video, VideoError, choose_renderer, no_renderer
+    from host.video import Gif, Video, VideoError, choose_renderer, no_renderer
     from model.data.environments import DataError
     from model.deployed import zoo
     from model.deployed.artifact import ArtifactError, Policy
@@ -134,7 +134,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--out", type=Path, help="folder for the results (default: runs/<time>)")
     add("--json", type=Path, help="also write the summary to this file")
-    add("--video", action="store_true", help="also film the episodes")
+    add("--video", action="store_true", help="also film the episodes (mp4)")
+    add("--gif", action="store_true", help="also film them as a small gif: fewer frames, half as large")
     options = parser.parse_args(arguments)
     if options.replay:
         unused = [name for name in ("env", "out", "video", "check") if getattr(options, name) not in (None, False)]
@@ -180,11 +181,12 @@ class Run:
         self.target = self.policy.target_return if options.target_return is None else options.target_return
         self.episodes: list[Episode] = []
         self.folder: Path | None = None
-        self.video: Video | None = None
+        self.films: list[Video | Gif] = []
 
     def fly(self) -> None:
         """Fly every episode. Raises one of `EXPECTED`, or `KeyboardInterrupt`; `finish` still works then."""
-        options, filming = self.options, self.options.video
+        options = self.options
+        filming = options.video or options.gif
         if filming:
             filming = self._or_no_video(choose_renderer)
         else:
@@ -203,9 +205,10 @@ class Run:
             self.folder = new_folder(options.out)
             table = StepTable(self.folder / "steps.csv", self.policy)
             at_end.callback(table.close)
-            if filming:
-                self.video = Video(self.folder / "episode.mp4", environment)
-                at_end.callback(self.video.close)
+            for name, kind, wanted in (("episode.mp4", Video, options.video), ("episode.gif", Gif, options.gif)):
+                if filming and wanted:
+                    self.films.append(kind(self.folder / name, environment))
+                    at_end.callback(self.films[-1].close)
             release = at_end.enter_context(held_interrupts())
             for index in range(options.episodes):
                 self._fly_one(index, environment, agent, accelerator, check, table, release)
@@ -219,8 +222,7 @@ class Run:
         def on_step(episode: Episode) -> None:
             table.add(index, episode)
             progress.show(episode)
-            if self.video and not self._or_no_video(self.video.frame):
-                self.video = None
+            self.films = [film for film in self.films if self._or_no_video(film.frame)]
             release()
 
         try:

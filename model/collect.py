@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Make local Minari data sets: import arrays, run a policy artifact, or run and mix trained agents.
 
-Data sets appear in MINARI_DATASETS_PATH (default ~/.minari/datasets), whole or not at all.
+Data sets appear in MINARI_DATASETS_PATH (default ~/.minari/datasets), whole or not at all: where one was interrupted,
+the same command begins again and records the same episodes.
 
   python -m model.collect list
   python -m model.collect import-npz hopper.npz --dataset hopper/medium-v0 --env Hopper-v5

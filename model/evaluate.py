@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Score a checkpoint (in PyTorch) or a policy artifact (on the golden network) in its environment.
 
+Episodes are fixed by their seeds: after an interruption the same command flies them again, with the same returns.
+
 python -m model.evaluate runs/hopper/quant.pt --json runs/hopper/quant.json
 python -m model.evaluate hopper-medium --episodes 30 --seed 1000
 """

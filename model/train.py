@@ -7,6 +7,7 @@ folder tensorboard too (`tensorboard --logdir runs`).
 
   python -m model.train --dataset hopper/medium-v0 --config hopper
   python -m model.train --dataset hopper/medium-v0 --config hopper --resume       (goes on after Ctrl-C, bit for bit)
+  python -m model.train --dataset hopper/medium-v0 --config hopper --tensorboard
   python -m model.train --dataset hopper/medium-v0 --config mine.json --out runs/mine
 mine.json holds the fields to change, such as {"geometry": "HOPPER_Z2", "steps": 2000}; every run's config.json has all.
 """
@@ -24,7 +25,7 @@ import torch
 
 from model.command import check_least, ended
 from model.data.offline import DataError, load
-from model.training.board import Board, BoardError
+from model.training.board import TensorBoard, TensorBoardError
 from model.training.checkpoint import CheckpointError
 from model.training.config import PRESETS, ConfigError, find
 from model.training.trainer import DEVICES, Trainer, TrainError, device
@@ -64,14 +65,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             find(options.config), **{name: value for name, value in replaced.items() if value is not None}
         )
         with contextlib.ExitStack() as at_end:
-            board = at_end.enter_context(Board(out)) if options.tensorboard else None
+            tensorboard = at_end.enter_context(TensorBoard(out)) if options.tensorboard else None
             episodes = load(options.dataset, config.delayed)
             on = device(options.device)
             trainer = Trainer(
-                config, episodes, out, options.resume, options.save_every, command, options.keep, on, board
+                config, episodes, out, options.resume, options.save_every, command, options.keep, on, tensorboard
             )
             trainer.run(progress=os.environ.get("TERM") != "dumb")
-    except (BoardError, ConfigError, CheckpointError, DataError, TrainError, OSError, KeyboardInterrupt) as error:
+    except (TensorBoardError, ConfigError, CheckpointError, DataError, TrainError, OSError, KeyboardInterrupt) as error:
         return ended(error, f"stopped; continue with --resume (everything is in {out})")
     print(f"done: {out / 'float.pt'}" + (f", {out / 'quant.pt'}" if config.quant_steps else ""))  # noqa: T201
     return 0

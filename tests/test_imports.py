@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 STDLIB = set(sys.stdlib_module_names)
 
-HOST = {"numpy", "gymnasium", "matplotlib", "imageio", "tqdm", "host"} | {
+HOST = {"numpy", "gymnasium", "matplotlib", "imageio", "PIL", "tqdm", "host"} | {
     *("hw.registers", "hw.memory_map", "model.caches", "model.deployed", "model.data.environments")
 }
 # no third package but numpy: nothing else exists for a PYNQ-Z2

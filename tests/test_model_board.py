@@ -17,7 +17,7 @@ from model import train
 from model.data import offline
 from model.deployed.geometry import TINY
 from model.training import trainer as trainer_module
-from model.training.board import Board
+from model.training.board import TensorBoard
 from model.training.config import TrainConfig
 from model.training.trainer import Trainer
 from tests import swing
@@ -75,12 +75,16 @@ class Killed(BaseException):
 
 
 def fly(
-    run: Path, resume: bool = False, board: bool = True, stop: tuple[str, int] = ("", 0), config: TrainConfig = CONFIG
+    run: Path,
+    resume: bool = False,
+    shown_too: bool = True,
+    stop: tuple[str, int] = ("", 0),
+    config: TrainConfig = CONFIG,
 ) -> None:
     """Train, or go on, until done or killed before update `stop`; checkpoints every 5 updates."""
-    with Board(run) as shown_on:
+    with TensorBoard(run) as board:
         trainer = Trainer(
-            *(config, offline.load("test/swing-v0"), run, resume, 5, "test"), board=shown_on if board else None
+            *(config, offline.load("test/swing-v0"), run, resume, 5, "test"), tensorboard=board if shown_too else None
         )
         update = trainer._update
 
@@ -126,10 +130,10 @@ def test_a_killed_run_shows_no_update_twice(stop: tuple[str, int], tmp_path: Pat
     assert shown(run, stop[0])["loss"][: len(before)] == before
 
 
-def test_a_board_that_begins_in_the_middle_shows_what_came_before(tmp_path: Path) -> None:
+def test_begun_in_the_middle_of_a_phase_it_shows_what_came_before(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with pytest.raises(Killed):
-        fly(run, board=False, stop=("float", 7))
+        fly(run, shown_too=False, stop=("float", 7))
     assert not (run / "tensorboard").exists()
     fly(run, resume=True)
     assert shown(run, "float") == logged(run, "float")

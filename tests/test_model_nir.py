@@ -113,6 +113,9 @@ def test_what_nir_has_no_node_for_matters_and_is_where_the_page_says() -> None:
         "head": {"floor", "clip"},
         "output": {"table"},
     }
+    page = (POLICIES.parent.parent / "docs" / "nir.md").read_text()
+    for facts in (graph.metadata, *(node.metadata for node in graph.nodes.values())):
+        assert [key for key in facts if f"`{key}`" not in page] == []
     heeded, ignored = (
         nir_machine.run(graph, signal(tokens, ODD.steps), DT, extras=extras)["layer1_fc1"] for extras in (True, False)
     )

@@ -8,16 +8,16 @@ from pathlib import Path
 from types import TracebackType
 
 
-class BoardError(RuntimeError):
+class TensorBoardError(RuntimeError):
     """TensorBoard files cannot be written; the message says why and what to do."""
 
 
-class Board:
+class TensorBoard:
     """TensorBoard files of a run, one TensorBoard run per phase below the folder `tensorboard`.
 
     Scalars loss, validation_loss and rate over the updates of the phase, and firing_mean/NEURONS and firing_any/NEURONS
-    once. A phase that goes on in another process goes on here too: what lies behind its first new update is purged, and
-    a board that begins in the middle of a phase shows what was logged before. A context manager. Raises `BoardError`
+    once. A phase that goes on in another process goes on here too: what lies behind its first new update is purged.
+    Asked for in the middle of a phase, it shows what was logged before. A context manager. Raises `TensorBoardError`
     where the package tensorboard is missing or a file cannot be written.
     """
 
@@ -25,7 +25,7 @@ class Board:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as missing:
-            raise BoardError(
+            raise TensorBoardError(
                 f"the Python package {missing.name} is missing; `pip install '.[tensorboard]'`, "
                 "or leave --tensorboard out"
             ) from None
@@ -34,7 +34,7 @@ class Board:
         self._writers: dict[str, SummaryWriter] = {}
         self._shown: dict[str, int] = {}
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "TensorBoard":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -77,7 +77,7 @@ class Board:
             if math.isfinite(value):
                 self._writers[phase].add_scalar(name, value, step)
 
-    def _refusal(self, error: OSError) -> BoardError:
-        return BoardError(
+    def _refusal(self, error: OSError) -> TensorBoardError:
+        return TensorBoardError(
             f"{self.folder} cannot be written ({error.strerror or error}); make room or leave --tensorboard out"
         )

@@ -27,7 +27,7 @@ from model.network.baselines import Baseline
 from model.network.network import Network, Record
 from model.network.norm import mixing, set_frozen, set_mixing
 from model.training.augment import Augmentation
-from model.training.board import Board
+from model.training.board import TensorBoard
 from model.training.checkpoint import Checkpoint, CheckpointError, build, input_scale
 from model.training.config import ConfigError, TrainConfig
 from model.training.row_cost import share_of_rows
@@ -76,7 +76,8 @@ class Trainer:
     """One run in one folder.
 
     keep : results to keep of the float phase, evenly spaced, the last one included; those before it are float-STEP.pt.
-    cpu_s, wall_s : what the training took so far, interruptions left out. board : shows log.csv and the firing rates.
+    cpu_s, wall_s : what the training took so far, interruptions left out.
+    tensorboard : shows log.csv and the firing rates.
     Raises `CheckpointError` where the folder holds a run that this one cannot continue.
     """
 
@@ -90,10 +91,10 @@ class Trainer:
         command: str,
         keep: int = 1,
         on: torch.device = torch.device("cpu"),  # noqa: B008 (a constant)
-        board: Board | None = None,
+        tensorboard: TensorBoard | None = None,
     ) -> None:
         self.config, self.out, self.save_every, self.on = config, out, save_every, on
-        self.board = board
+        self.tensorboard = tensorboard
         self.kept = kept_steps(config.steps, keep)
         observations, self.actions = episodes.observations.shape[1], episodes.actions.shape[1]
         self.inputs, g = observations + self.actions + 1, config.geometry
@@ -328,8 +329,8 @@ class Trainer:
                 csv.writer(file).writerows([LOG_FIELDS, row] if new else [row])
         except OSError as error:
             raise files.refusal(path, error) from None
-        if self.board:
-            self.board.follow(self.phase, self.step)
+        if self.tensorboard:
+            self.tensorboard.follow(self.phase, self.step)
 
     def _result(self, name: str) -> None:
         Checkpoint(self.config, self.outcome, self.normaliser, self.facts, {}).save(self.out / name)
@@ -345,8 +346,8 @@ class Trainer:
         rates = json.loads(path.read_text()) if path.exists() else {}
         rates[self.phase] = firing_rates(record)
         files.write_json(path, rates)
-        if self.board:
-            self.board.finish(self.phase, self.step, rates[self.phase])
+        if self.tensorboard:
+            self.tensorboard.finish(self.phase, self.step, rates[self.phase])
 
 
 def kept_steps(steps: int, keep: int) -> list[int]:
