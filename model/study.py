@@ -29,7 +29,7 @@ from model.data.tasks import find
 from model.deployed.geometry import PRESETS, preset
 from model.files import ready, save, write
 from model.scores.cells import SENTENCES, commit, versions
-from model.studies import bits, entropy, field, norms, position, recipe, rows, streaming, window
+from model.studies import bits, dropout, entropy, field, norms, position, recipe, rows, streaming, window
 from model.studies.plots import STYLE
 from model.studies.runs import Bench, Budget, Row, Study, summed_up
 
@@ -46,6 +46,7 @@ STUDIES: dict[str, Study] = {
         field.STUDY,
         recipe.STUDY,
         rows.STUDY,
+        dropout.STUDY,
     )
 }
 """Every study by name."""
