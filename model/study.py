@@ -27,7 +27,7 @@ from model.data.tasks import find
 from model.deployed.geometry import PRESETS, preset
 from model.files import ready, write
 from model.scores.cells import SENTENCES, commit, versions
-from model.studies import bits, entropy, field, norms, position, rates, recipe, rows, streaming, window
+from model.studies import bits, dropout, entropy, field, norms, position, rates, recipe, rows, streaming, window
 from model.studies.plots import draw
 from model.studies.runs import Bench, Budget, Row, Study, summed_up
 
@@ -45,6 +45,7 @@ STUDIES: dict[str, Study] = {
         recipe.STUDY,
         rows.STUDY,
         rates.STUDY,
+        dropout.STUDY,
     )
 }
 """Every study by name."""

@@ -27,7 +27,7 @@ from model.scores import evaluation
 from model.training import deployment
 from model.training import trainer as trainer_module
 from model.training.checkpoint import Checkpoint, CheckpointError
-from model.training.config import NETWORKS, ConfigError, TrainConfig, find
+from model.training.config import NETWORKS, PRESETS, ConfigError, TrainConfig, find
 from model.training.trainer import PHASES, Trainer, TrainError, kept_steps, rate
 from tests import swing
 
@@ -97,6 +97,7 @@ def test_training_leaves_the_weights_inside_their_grids(trained: Path) -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, trained: Path, stop: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    torch.set_float32_matmul_precision("medium")  # as the command that made the other run does
     update = Trainer._update
 
     def interrupted(self: Trainer, learning_rate: float) -> float:
@@ -332,7 +333,7 @@ def test_a_run_refuses_what_it_cannot_continue(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--config", "nonsense"], "'nonsense' is neither a preset (hopper, tiny) nor a JSON file"),
+        (["--config", "nonsense"], f"'nonsense' is neither a preset ({', '.join(PRESETS)}) nor a JSON file"),
         (["--config", "tiny", "--steps", "0"], "steps must be positive, not 0"),
         (["--device", "cuda"], "there is no usable GPU; leave --device out, or choose cpu"),
     ],

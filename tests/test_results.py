@@ -109,7 +109,10 @@ def test_tables_of_scores_are_printed_from_their_data_and_keep_the_protocol(suit
     assert all(row["float_last"]["runs"] >= 3 and not row["problems"] for row in filled)
 
 
-@pytest.mark.parametrize("name", sorted(set(study.STUDIES) - {"entropy"}))
+# entropy's page has its tables by hand; a study that was not run yet has no result
+@pytest.mark.parametrize(
+    "name", sorted({path.stem for path in (table.RESULTS / "studies").glob("*.json")} - {"entropy"})
+)
 def test_studies_page_shows_the_tables_that_are_printed(name):
     document = json.loads((table.RESULTS / "studies" / f"{name}.json").read_text())
     assert study.table(study.STUDIES[name], document["rows"]) in (table.RESULTS.parent / "studies.md").read_text()
