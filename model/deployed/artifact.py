@@ -215,7 +215,10 @@ class Policy:
             raise ArtifactError(
                 f"there is no policy at {path}; export one with `python -m model.export` or name another"
             )
-        from safetensors import SafetensorError, safe_open  # where a board has no such package, policies are drawn or sent
+        from safetensors import (
+            SafetensorError,
+            safe_open,
+        )  # where a board has no such package, policies are drawn or sent
 
         try:
             with safe_open(str(path), framework="numpy") as file:
