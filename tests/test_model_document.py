@@ -4,7 +4,6 @@
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,6 +109,11 @@ def test_a_table_is_filled_method_by_method(
     fourth = evening(tmp_path, "t.json", "--tasks", "cartpole-mixed", "--methods", "pssa", "--seeds", "3")
     assert named(run) == [("cartpole", "pssa", 2)]
     assert rows(fourth) == {"pssa": [0, 1, 2], "bc": [0, 1]}
+    (row,) = [row for row in fourth["tasks"][0]["rows"] if row["method"] == "pssa"]
+    # 0 and 100 are CartPole's returns of 23.68 and 500
+    means = [(result["float"][0]["mean_return"] - 23.68) / 4.7632 for result in row["cells"]]
+    assert row["float_last"]["runs"] == row["deployed_last"]["runs"] == 3
+    assert row["float_last"]["mean"] == pytest.approx(np.mean(means))
     assert rows(fourth, "pendulum-mixed") == {"bc": [0]}
     # everything once more runs only what is missing, and prints the whole table
     capsys.readouterr()
@@ -168,6 +172,7 @@ def test_cells_of_an_earlier_recipe_stay_in_the_file(
         assert rows(second) == {"bc": [0]}
         assert second["tasks"][0]["rows"][0]["recipe"]["rate"] == 0.5
         assert len(second["others"]) == 2
+        assert "* Recipe of bc: steps 3000, quant_steps 0, batch 64, rate 0.5." in markdown(second)
         assert "The file also holds 2 finished cells of other configurations" in markdown(second)
         assert evening(tmp_path, "t.json", *common)["others"] == second["others"]
         assert named(run) == [("cartpole", "bc", 1)]
@@ -217,10 +222,17 @@ def test_a_task_whose_data_are_gone_keeps_its_rows(
     assert evening(tmp_path, "t.json", "--methods", "bc", "--seeds", "1")["tasks"] == first["tasks"]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"tasks": [{"rows": [{"cells": [1]}]}]}'])
-def test_a_file_that_is_no_table_is_left_alone(text: str, tmp_path: Path, run: list[Cell]) -> None:
+@pytest.mark.parametrize("spoil", ["", "{}", "[1]", "cell", "fields"])
+def test_a_file_that_is_no_table_is_left_alone(
+    spoil: str, tmp_path: Path, run: list[Cell], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--tasks", "cartpole-mixed", "--methods", "bc"]
+    damaged = evening(tmp_path, "t.json", *arguments)
+    damaged["tasks"][0]["rows"][0]["cells"][0] = {"fields": {"cell": {"task": "?"}}}.get(spoil, {})
+    text = json.dumps(damaged) if spoil in ("cell", "fields") else spoil
     (tmp_path / "t.json").write_text(text)
-    assert table.main([*SMALL, "--methods", "bc", "--json", str(tmp_path / "t.json")]) == 2
+    assert table.main([*SMALL, *arguments, "--json", str(tmp_path / "t.json")]) == 2
+    assert "t.json holds no table; give a file that" in capsys.readouterr().err
     assert (tmp_path / "t.json").read_text() == text
 
 
@@ -262,11 +274,11 @@ def test_after_the_time_limit_no_cell_begins(tmp_path: Path, monkeypatch: pytest
     config = table.Sweep([table.tasks.find("cartpole-mixed")], ["bc"], [0], table.PROTOCOLS["honest"], table.Budget())
     (cell,) = config.cells
     lost = [dataclasses.replace(cell, dataset="no/where-v0", episodes=number) for number in (1, 2, 3)]
-    until = time.monotonic() + 1000
-    clock = iter([until - 1, until - 1])
-    monkeypatch.setattr(cells, "time", SimpleNamespace(monotonic=lambda: next(clock, until)))
-    with contextlib.closing(cells.sweep(lost, tmp_path, Resources(), 1, None, until)) as running:
-        ended = [cell.episodes for cell, _ in running]
+    ended: list[int] = []
+    monkeypatch.setattr(cells, "time", SimpleNamespace(monotonic=lambda: float(len(ended))))
+    with contextlib.closing(cells.sweep(lost, tmp_path, Resources(), 1, None, until=2.0)) as running:
+        for cell, _ in running:
+            ended.append(cell.episodes)  # the clock goes on with each
     assert ended == [1, 2]
 
 
