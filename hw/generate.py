@@ -18,6 +18,7 @@ from hw.accelerator import Accelerator
 from hw.axi import AxiLite
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
+from model import caches
 from model.deployed.geometry import PRESETS, Geometry, GeometryError, preset
 
 TOP = "spikeloop"
@@ -56,6 +57,7 @@ def find_yosys() -> None:
 
 def verilog(geometry: Geometry) -> str:
     """Return the accelerator's Verilog: the same text on every run and machine."""
+    caches.keep_here()
     find_yosys()
     return amaranth_verilog.convert(Top(geometry), name=TOP, emit_src=False)
 

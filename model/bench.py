@@ -2,6 +2,7 @@
 """Training speed, memory and latency of the network, beside the same network as a plain autograd loop.
 
 The loop (`model.network.plain`) is what one writes first. It has the same weights and computes the same loss.
+Nothing is kept of an interrupted measurement; give the command again.
 
   python -m model.bench
   python -m model.bench --repetitions 20 --json bench.json

@@ -6,7 +6,7 @@ set where it is local, else from an episode. Counts come from what PyTorch execu
 Dense synaptic slots and real spikes are apart. Energy is reported two ways: operations in the papers' convention, and
 operations at their own widths with the memory accesses. Both are models at 45 nm; nothing was measured on a board.
 
-  python -m model.energy model/policies/hopper-medium.safetensors runs/bc/float.pt --json energy.json --png energy.png
+  python -m model.energy hopper-medium runs/bc/float.pt --json energy.json --png energy.png
 """
 
 import argparse
@@ -23,6 +23,7 @@ from model.cost.account import Cost, measure
 from model.cost.energy_model import AC_PJ, FETCHES, MAC_PJ, PUBLISHED, papers_uj
 from model.cost.subject import Subject
 from model.data.environments import DataError
+from model.deployed import zoo
 from model.deployed.artifact import ArtifactError
 from model.files import ready, save, write_json
 from model.training.checkpoint import CheckpointError
@@ -144,7 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m model.energy", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("files", type=Path, nargs="+", help="policy artifacts (.safetensors) and checkpoints (.pt)")
+    names = f"names of shipped policies: {zoo.listing()}"
+    parser.add_argument("files", nargs="+", help=f"policy artifacts (.safetensors), checkpoints (.pt), {names}")
     parser.add_argument("--tokens", type=int, default=16, help="decisions to watch, on one episode (default 16)")
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default 0)")
     parser.add_argument("--json", type=Path, help="also write counts and energies to this file")
@@ -154,7 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         ready(options.json, options.png)
-        costs = [cost for file in options.files for cost in measure(Subject.load(file), options.tokens, options.seed)]
+        subjects = [Subject.load(zoo.find(file)) for file in options.files]
+        costs = [cost for subject in subjects for cost in measure(subject, options.tokens, options.seed)]
         if options.json:
             write_json(options.json, report(costs, options.seed))
         if options.png:

@@ -20,17 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-from matplotlib.figure import Figure
 
 from model.command import check_least, ended
 from model.data.tasks import find
 from model.deployed.geometry import PRESETS, preset
-from model.files import ready, save, write
+from model.files import ready, write
 from model.scores.cells import SENTENCES, commit, versions
-from model.studies import bits, entropy, field, norms, position, recipe, rows, streaming, window
-from model.studies.plots import STYLE
+from model.studies import bits, entropy, field, norms, position, rates, recipe, rows, streaming, window
+from model.studies.plots import draw
 from model.studies.runs import Bench, Budget, Row, Study, summed_up
 
 STUDIES: dict[str, Study] = {
@@ -46,6 +44,7 @@ STUDIES: dict[str, Study] = {
         field.STUDY,
         recipe.STUDY,
         rows.STUDY,
+        rates.STUDY,
     )
 }
 """Every study by name."""
@@ -93,15 +92,6 @@ def table(study: Study, rows: Sequence[Row]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-
-
-def draw(study: Study, rows: list[Row], path: Path) -> None:
-    """Write a study's figure, whole or not at all."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=study.size, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
-        study.draw(figure, rows)
-        save(path, lambda partial: figure.savefig(partial, format="png", metadata={"Software": None}))
 
 
 def _bench(options: argparse.Namespace, command: str) -> Bench:

@@ -2,15 +2,18 @@
 """Train a spike-driven decision transformer: a float phase, then a quantisation-aware phase.
 
 Trains the baselines of the spiking network too: `network` in the configuration says which. Writes config.json, log.csv,
-checkpoint.pt (to resume), float.pt and quant.pt (results) and firing.json into the run's folder.
+checkpoint.pt (to resume), float.pt and quant.pt (results) and firing.json into the run's folder; with --tensorboard the
+folder tensorboard too (`tensorboard --logdir runs`).
 
   python -m model.train --dataset hopper/medium-v0 --config hopper
   python -m model.train --dataset hopper/medium-v0 --config hopper --resume       (goes on after Ctrl-C, bit for bit)
+  python -m model.train --dataset hopper/medium-v0 --config hopper --tensorboard
   python -m model.train --dataset hopper/medium-v0 --config mine.json --out runs/mine
 mine.json holds the fields to change, such as {"geometry": "HOPPER_Z2", "steps": 2000}; every run's config.json has all.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -22,6 +25,7 @@ import torch
 
 from model.command import check_least, ended
 from model.data.offline import DataError, load
+from model.training.board import TensorBoard, TensorBoardError
 from model.training.checkpoint import CheckpointError
 from model.training.config import PRESETS, ConfigError, find
 from model.training.trainer import DEVICES, Trainer, TrainError, device
@@ -43,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--keep", type=int, default=1, help="float results to keep, evenly spaced, as float-STEP.pt (default: the last)"
     )
+    parser.add_argument(
+        "--tensorboard", action="store_true", help="also write the figures of log.csv and firing.json for TensorBoard"
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default auto: a GPU where there is one")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default 1; more collapse under load)")
     options = parser.parse_args(arguments)
@@ -57,11 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = dataclasses.replace(
             find(options.config), **{name: value for name, value in replaced.items() if value is not None}
         )
-        episodes = load(options.dataset, config.delayed)
-        on = device(options.device)
-        trainer = Trainer(config, episodes, out, options.resume, options.save_every, command, options.keep, on)
-        trainer.run(progress=os.environ.get("TERM") != "dumb")
-    except (ConfigError, CheckpointError, DataError, TrainError, OSError, KeyboardInterrupt) as error:
+        with contextlib.ExitStack() as at_end:
+            tensorboard = at_end.enter_context(TensorBoard(out)) if options.tensorboard else None
+            episodes = load(options.dataset, config.delayed)
+            on = device(options.device)
+            trainer = Trainer(
+                config, episodes, out, options.resume, options.save_every, command, options.keep, on, tensorboard
+            )
+            trainer.run(progress=os.environ.get("TERM") != "dumb")
+    except (TensorBoardError, ConfigError, CheckpointError, DataError, TrainError, OSError, KeyboardInterrupt) as error:
         return ended(error, f"stopped; continue with --resume (everything is in {out})")
     print(f"done: {out / 'float.pt'}" + (f", {out / 'quant.pt'}" if config.quant_steps else ""))  # noqa: T201
     return 0

@@ -13,18 +13,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from host.accelerator import Accelerator
-from host.agent import Agent
-from host.environment import UnsuitableEnvironment, make_environment
+from host.environment import UnsuitableEnvironment
 from host.episode import Episode, fly
-from host.verilated import BuildError, VerilatedBus, library
+from host.verilated import BuildError
 from hw.registers import UNITS
+from model.deployed import zoo
 from model.deployed.artifact import ArtifactError, Policy
+from model.deployed.geometry import GeometryError
 from model.deployed.golden import GoldenNetwork, fetch_cycles
 from model.integer.fold import from_policy
+from sim.flight import flight
 
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_POLICY = ROOT / "model" / "policies" / "hopper-medium.safetensors"
 WINDOW_TOKENS = 20
 """Tokens the PyTorch model recomputes per decision without a spike cache: the authors' context."""
 
@@ -65,16 +64,10 @@ def measure(policy: Policy, seed: int) -> dict[str, object]:
     Raises `BuildError`, `UnsuitableEnvironment`; `RuntimeError` if an action is not the golden network's.
     """
     g = policy.geometry
-    environment = make_environment(policy.environment, policy, render=False)
-    bus = VerilatedBus(library(g, lambda line: print(line, file=sys.stderr, flush=True)))
-    accelerator = Accelerator(bus, g)
-    accelerator.load(policy)
     episode = Episode(seed)
-    with tqdm(total=1000, desc="episode", unit="step", disable=None, leave=False) as bar:
-        agent = Agent(accelerator, policy, environment.action_space, policy.target_return)
-        fly(episode, environment, agent, accelerator, None, lambda _: bar.update())
-    environment.close()
-    bus.close()
+    with flight(policy) as ready, tqdm(desc="episode", unit="step", disable=None, leave=False) as bar:
+        bar.reset(ready.length)
+        fly(episode, *ready, None, lambda _: bar.update())
 
     golden, bounds = GoldenNetwork(policy), []
     for step in tqdm(episode.steps, desc="bound", unit="step", disable=None, leave=False):
@@ -131,15 +124,18 @@ def main(arguments: list[str] | None = None) -> int:
         "the row fetches, their ratio, and the batch-1 latency of the PyTorch model on one thread, in one run.",
     )
     parser.add_argument(
-        "--policy", type=Path, default=DEFAULT_POLICY, help="artifact (default: the shipped Hopper one)"
+        "--policy",
+        default=zoo.DEFAULT,
+        metavar="NAME|FILE",
+        help=f"artifact, or a shipped policy: {zoo.listing()} (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default: %(default)s)")
     parser.add_argument("--clock-mhz", type=float, default=100.0, help="for the microseconds (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
     options = parser.parse_args(arguments)
     try:
-        result = measure(Policy.load(options.policy), options.seed)
-    except (ArtifactError, BuildError, UnsuitableEnvironment, RuntimeError) as error:
+        result = measure(Policy.load(zoo.find(options.policy)), options.seed)
+    except (ArtifactError, BuildError, GeometryError, UnsuitableEnvironment, RuntimeError) as error:
         print(f"sim.bench: {error}", file=sys.stderr)
         return 2
     print(table(result, options.clock_mhz))

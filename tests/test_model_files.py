@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model import energy, evaluate, export, state, table, tasks, train
+from model import bench, collect, curves, energy, evaluate, export, state, study, table, tasks, train
 from model.files import WriteError, ready, save, write_json
 from model.training import config
 from model.training.config import ConfigError, TrainConfig
@@ -52,6 +52,9 @@ def _never(*arguments: object, **named: object) -> None:
         (energy.main, "model.energy.measure", ["run.pt", "--json"]),
         (energy.main, "model.energy.measure", ["run.pt", "--png"]),
         (export.main, "model.export.export", ["run.pt", "--out"]),
+        (export.main, "model.export.export", ["run.pt", "--nir"]),
+        (curves.main, "model.curves.read", ["run", "--json"]),
+        (curves.main, "model.curves.read", ["run", "--png"]),
         (table.main, "model.table._sweep", ["--suite", "classic", "--json"]),
         (table.main, "model.table._sweep", ["--suite", "classic", "--markdown"]),
         (tasks.main, None, ["--json"]),
@@ -113,6 +116,26 @@ def test_a_configuration_file_says_which_field_is_wrong(part: dict[str, object],
     with pytest.raises(ConfigError) as caught:
         TrainConfig.from_json(json.dumps(part))
     assert str(caught.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("main", "sentence"),
+    [
+        (train.main, "--resume continue the run in the folder"),
+        (table.main, "goes on where it was when the command is given again"),
+        (study.main, "an interrupted study goes on where it stopped when the same command is given again"),
+        (collect.main, "where one was interrupted, the same command begins again and records the same episodes"),
+        (evaluate.main, "after an interruption the same command flies them again, with the same returns"),
+        (bench.main, "Nothing is kept of an interrupted measurement; give the command again"),
+    ],
+)
+def test_long_commands_say_how_to_go_on(
+    main: Callable[[list[str]], int], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    assert sentence in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("option", ["--save-every", "--keep", "--threads"])

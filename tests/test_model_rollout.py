@@ -123,9 +123,9 @@ def test_an_episode_keeps_its_own_past_when_others_end(kind) -> None:  # type: i
 
 def test_the_kind_and_number_of_actions_are_checked() -> None:
     normaliser = Normaliser(np.zeros(4), np.ones(4), 1.0)
-    with pytest.raises(DataError, match="takes discrete actions, the policy was made for continuous ones"):
+    with pytest.raises(DataError, match="has discrete actions, the policy was made for continuous ones"):
         rollout.run(Scripted(2), "CartPole-v1", normaliser, 0.0, [0], discrete=False)
-    with pytest.raises(DataError, match="takes continuous actions, the policy was made for discrete ones"):
+    with pytest.raises(DataError, match="has continuous actions, the policy was made for discrete ones"):
         rollout.run(Scripted(1), "Pendulum-v1", NORMALISER, 0.0, [0], discrete=True)
     with pytest.raises(DataError, match="takes 2 actions, the policy gives 3"):
         rollout.run(Scripted(3), "CartPole-v1", normaliser, 0.0, [0])

@@ -187,6 +187,7 @@ def train(environment: str, out: Path, algorithm: str | None, steps: int | None,
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.logger import Logger
 
     usual, usual_steps, count, options = RECIPES.get(environment, ("PPO", 100_000, 1, {}))
     chosen = algorithm or usual
@@ -199,6 +200,7 @@ def train(environment: str, out: Path, algorithm: str | None, steps: int | None,
     try:
         maker = getattr(stable_baselines3, chosen)
         agent = maker("MlpPolicy", environments, seed=seed, device="cpu", **options)
+        agent.set_logger(Logger(folder=None, output_formats=[]))  # its own makes a folder among the temporary files
         agent.learn(steps, callback=_bar(steps) if progress else None)
     except (AssertionError, ValueError) as error:
         raise DataError(f"{chosen} cannot be trained on {environment}: {' '.join(str(error).split())[:200]}") from None

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.data.environments import Actions, DataError, make
+from model.data.environments import Actions, DataError, make, require_kind
 from model.data.offline import Normaliser
 from model.deployed.artifact import ACTION_SCALE, Policy, quantise_token
 from model.deployed.geometry import Geometry
@@ -170,7 +170,7 @@ def run(
 
     disturb : changes an action [actions] before it is clipped to -1..1, or before its largest score is chosen.
     delayed : the return-to-go stays what it was at the start, as rewards would only come at the end.
-    discrete : what the network was trained for; None if any environment will do.
+    discrete : what the network was trained for; None if that is not known.
     progress : shows a bar of the episodes that ended. Raises `DataError`.
     """
     with contextlib.ExitStack() as at_end:
@@ -179,12 +179,7 @@ def run(
             environments.append(make(environment))
             at_end.callback(environments[-1].close)
         codec = Actions.of(environments[0].action_space, environment)
-        if discrete is not None and codec.discrete != discrete:
-            kinds = {True: "discrete", False: "continuous"}
-            raise DataError(
-                f"{environment} takes {kinds[codec.discrete]} actions, the policy was made for {kinds[discrete]} ones; "
-                "choose the environment of its data set"
-            )
+        require_kind(environment, codec.discrete, discrete)
         shape = environments[0].observation_space.shape
         if shape != normaliser.mean.shape:
             raise DataError(f"{environment} observes {shape}, the policy {normaliser.mean.shape}")

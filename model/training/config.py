@@ -11,7 +11,7 @@ from typing import Any
 
 from model.deployed.geometry import Geometry, GeometryError, preset
 from model.network.layers import Structure
-from model.network.norm import NORMS, SCHEDULES
+from model.network.norm import NORMS, PTBN, SCHEDULES
 
 NETWORKS = ("spiking", "dt-3-token", "dt-1-token", "dt-3-bit", "bc")
 """The spiking network and the baselines of `model.network.baselines`."""
@@ -59,9 +59,9 @@ class TrainConfig:
     clip: float = 0.25
     """Largest norm of the gradient."""
     norm: str = "ptbn"
-    """Which norm: ptbn, tdbn (batch norm alone) or tdln (layer norm, which has no integer form)."""
+    """Which norm: ptbn, ptrepbn (its second form), tdbn (batch norm alone) or tdln (layer norm: no integer form)."""
     norm_schedule: str = "linear"
-    """How PTBN turns from layer norm into batch norm: linear, cosine or step."""
+    """How PTBN, in either form, turns from layer norm into batch norm: linear, cosine or step."""
     norm_ratio: float = 0.1
     """Share of the float phase over which it turns."""
     norm_hold: float = 0.0
@@ -168,6 +168,17 @@ class TrainConfig:
             f"fraction_bits must be 1 to {self.geometry.membrane_bits - 2} for this geometry, not {self.fraction_bits}",
         )
         require(self.norm_schedule in SCHEDULES, f"norm_schedule must be one of {', '.join(SCHEDULES)}")
+        turning = [name for name, kind in NORMS.items() if issubclass(kind, PTBN)]
+        for name in ("norm", "norm_schedule", "norm_ratio", "norm_hold"):
+            default = getattr(type(self), name)
+            require(
+                self.network == "spiking" or getattr(self, name) == default,
+                f"{name} is about the spiking network: leave it at {default} for {self.network}",
+            )
+            require(
+                name == "norm" or self.norm in turning or getattr(self, name) == default,
+                f"{name} goes with {', '.join(turning)} alone: leave it at {default} for {self.norm}",
+            )
         attention = self.geometry.attention
         try:
             self.structure.require(attention)

@@ -27,6 +27,7 @@ from model.network.baselines import Baseline
 from model.network.network import Network, Record
 from model.network.norm import mixing, set_frozen, set_mixing
 from model.training.augment import Augmentation
+from model.training.board import TensorBoard
 from model.training.checkpoint import Checkpoint, CheckpointError, build, input_scale
 from model.training.config import ConfigError, TrainConfig
 from model.training.row_cost import share_of_rows
@@ -34,7 +35,7 @@ from model.training.row_cost import share_of_rows
 PHASES = ("float", "quant")
 VALIDATION_WINDOWS = 256
 LOG_EVERY = 100
-LOG_FIELDS = ("phase", "step", "loss", "validation_loss")
+LOG_FIELDS = ("phase", "step", "loss", "validation_loss", "rate")
 LOGIT_GAIN = 8.0
 """Of discrete actions: the head's outputs, -1..1, times this are the logits of the choices. The largest is taken."""
 DEVICES = ("auto", "cpu", "cuda")
@@ -76,6 +77,7 @@ class Trainer:
 
     keep : results to keep of the float phase, evenly spaced, the last one included; those before it are float-STEP.pt.
     cpu_s, wall_s : what the training took so far, interruptions left out.
+    tensorboard : shows log.csv and the firing rates.
     Raises `CheckpointError` where the folder holds a run that this one cannot continue.
     """
 
@@ -89,8 +91,10 @@ class Trainer:
         command: str,
         keep: int = 1,
         on: torch.device = torch.device("cpu"),  # noqa: B008 (a constant)
+        tensorboard: TensorBoard | None = None,
     ) -> None:
         self.config, self.out, self.save_every, self.on = config, out, save_every, on
+        self.tensorboard = tensorboard
         self.kept = kept_steps(config.steps, keep)
         observations, self.actions = episodes.observations.shape[1], episodes.actions.shape[1]
         self.inputs, g = observations + self.actions + 1, config.geometry
@@ -317,13 +321,16 @@ class Trainer:
 
     def _log(self, loss: float) -> None:
         path = self.out / "log.csv"
-        row = [self.phase, self.step, f"{loss:.6f}", f"{self._validate():.6f}"]
+        learning_rate = self.optimiser.param_groups[0]["lr"]
+        row = [self.phase, self.step, f"{loss:.6f}", f"{self._validate():.6f}", f"{learning_rate:.6g}"]
         new = not path.exists()
         try:
             with path.open("a", newline="") as file:
                 csv.writer(file).writerows([LOG_FIELDS, row] if new else [row])
         except OSError as error:
             raise files.refusal(path, error) from None
+        if self.tensorboard:
+            self.tensorboard.follow(self.phase, self.step)
 
     def _result(self, name: str) -> None:
         Checkpoint(self.config, self.outcome, self.normaliser, self.facts, {}).save(self.out / name)
@@ -339,6 +346,8 @@ class Trainer:
         rates = json.loads(path.read_text()) if path.exists() else {}
         rates[self.phase] = firing_rates(record)
         files.write_json(path, rates)
+        if self.tensorboard:
+            self.tensorboard.finish(self.phase, self.step, rates[self.phase])
 
 
 def kept_steps(steps: int, keep: int) -> list[int]:
