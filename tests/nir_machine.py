@@ -48,7 +48,7 @@ def _node(node: nir.NIRNode, current: np.ndarray, dt: float, fires) -> np.ndarra
             return _delayed(current, node.delay, dt)
         case nir.LIF():
             return _lif(node, current, dt, fires)
-    raise NotImplementedError(type(node).__name__)
+    raise TypeError(f"no rule for NIR's {type(node).__name__}")
 
 
 def _delayed(current: np.ndarray, delay: np.ndarray, dt: float) -> np.ndarray:
