@@ -3,13 +3,13 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from host.bus import Bus, BusTimeout, Words
-from host.policy_image import pack, unpack_rows
+from host.bus import Bus, BusTimeout, Places, Words
+from host.policy_image import PolicyImage, pack, unpack_rows
 from hw.memory_map import Section, memory_map
 from hw.registers import (
     INTERFACE_VERSION,
@@ -22,14 +22,16 @@ from hw.registers import (
     offsets,
     register_table,
 )
-from model.deployed.artifact import Policy
 from model.deployed.geometry import PRESETS, Geometry
 
-DECISION_TIMEOUT_S = 30.0
-"""Far more than a decision takes, on a circuit or on a simulation of one."""
+if TYPE_CHECKING:  # reading artifacts takes a package that a board server does not need
+    from model.deployed.artifact import Policy
 
 WATCHDOG_CYCLES = 1 << 20
 """A decision takes thousands of cycles; one of a million hangs."""
+
+STUCK = ("START", "DONE", "CYCLES", "TOKENS", "WATCHDOG", "STALLS")
+"""Registers that say where a circuit stands."""
 
 
 class AcceleratorError(RuntimeError):
@@ -54,6 +56,60 @@ class Counters:
     unit_cycles: dict[str, int]
     unit_rows: dict[str, int]
 
+    @classmethod
+    def of(cls, words: list[int]) -> "Counters":
+        """Take apart what `Accelerator.counter_words` returned."""
+        units, row_units = len(UNITS), len(ROW_UNITS)
+        layers = len(words) - 2 - units - row_units
+        return cls(
+            words[0],
+            words[1],
+            words[2 : 2 + layers],
+            dict(zip(UNITS, words[2 + layers : 2 + layers + units], strict=True)),
+            dict(zip(ROW_UNITS, words[2 + layers + units :], strict=True)),
+        )
+
+
+class Driver(Protocol):
+    """What flies episodes: an `Accelerator`, here or behind a network."""
+
+    geometry: Geometry
+
+    def load(self, policy: "Policy") -> None:
+        """Put a policy into the circuit and begin an episode."""
+
+    def new_episode(self) -> None:
+        """Forget the tokens seen so far."""
+
+    def decide(self, token: NDArray[Any]) -> "Decision":
+        """Advance by one quantised token [inputs]."""
+
+    def decide_all(self, tokens: NDArray[Any]) -> "list[Record]":
+        """Advance by quantised tokens [decisions, inputs], one after the other."""
+
+    def signatures(self) -> list[int]:
+        """Return the last decision's residual signatures."""
+
+    def counters(self) -> Counters:
+        """Return what was counted in the last decision."""
+
+    def totals(self) -> tuple[int, int]:
+        """Return decisions and busy cycles since the last reset."""
+
+    def status(self) -> set[str]:
+        """Return the names of the STATUS bits that are set."""
+
+    def close(self) -> None:
+        """Let go of the circuit."""
+
+
+class Record(NamedTuple):
+    """A decision with all that the circuit says of it."""
+
+    decision: Decision
+    signatures: list[int]
+    counters: Counters
+
 
 class Accelerator:
     """A circuit of a known geometry behind a bus.
@@ -64,7 +120,14 @@ class Accelerator:
     def __init__(self, bus: Bus, geometry: Geometry) -> None:
         self.bus = bus
         self.geometry = geometry
-        self._at = offsets(geometry)
+        self._at = at = offsets(geometry)
+        self._places = Places(at["INPUT"], at["START"], at["DONE"])
+        self._counter_blocks = [
+            (at["SATURATIONS"], 2),
+            (at["LAYER_ROWS"], geometry.layers),
+            (at[f"CYCLES_{UNITS[0]}"], len(UNITS)),
+            (at[f"ROWS_{ROW_UNITS[0]}"], len(ROW_UNITS)),
+        ]
         self._sections = memory_map(geometry)
         self._identify()
         self._inputs = 0
@@ -100,7 +163,7 @@ class Accelerator:
 
     # Policy
 
-    def load(self, policy: Policy) -> None:
+    def load(self, policy: "Policy") -> None:
         """Write a policy into the circuit, read all of it back and begin an episode.
 
         Raises `AcceleratorError` if its geometry is another, or if a memory does not hold what was written.
@@ -110,7 +173,14 @@ class Accelerator:
                 "the policy is of another geometry than the circuit (policy, circuit): "
                 f"{_differences(policy.geometry, self.geometry)}; use a policy or a circuit of the other's geometry"
             )
-        image = pack(policy)
+        self.load_image(pack(policy))
+
+    def load_image(self, image: PolicyImage) -> None:
+        """Write a packed policy of this geometry, read all of it back and begin an episode.
+
+        Raises `AcceleratorError` if a memory does not hold what was written.
+        """
+        self._inputs = self._actions = 0  # what is half loaded decides nothing
         self._clear_status()
         for name, words in image.sections.items():
             self._write_section(self._sections[name], words)
@@ -129,7 +199,7 @@ class Accelerator:
                 raise AcceleratorError(f"register {name} reads {found} after {value} was written to it")
         if flags := self.status() - {"BUSY"}:
             raise AcceleratorError(f"the circuit reports {', '.join(sorted(flags))} after loading; reset it and retry")
-        self._inputs, self._actions = policy.input_size, policy.action_size
+        self._inputs, self._actions = image.registers["INPUT_COUNT"], image.registers["ACTION_COUNT"]
         self.new_episode()
 
     def _page_slices(self, section: Section) -> list[tuple[int, slice]]:
@@ -173,20 +243,26 @@ class Accelerator:
         octets[: self._inputs] = token
         # 0 is what DONE shows after a reset, so it numbers no decision
         self._number = self._number % 0xFFFF_FFFF + 1
-        bus, at = self.bus, self._at
-        bus.write_block(at["INPUT"], octets.view("<u4"))
-        bus.write32(at["START"], self._number)
         try:
-            bus.poll(at["DONE"], 0xFFFF_FFFF, self._number, DECISION_TIMEOUT_S)
+            words = self.bus.exchange(self._places, octets.view("<u4"), self._number, 2 + (self._actions + 1) // 2)
         except BusTimeout as error:
-            flags = ", ".join(sorted(self.status())) or "no flag"
             raise AcceleratorError(
-                f"decision {self._number} did not end: {error}; STATUS shows {flags}; reset the circuit"
+                f"decision {self._number} did not end: {error}; {self._state()}; reset the circuit"
             ) from None
-        number, cycles, *_ = words = bus.read_block(at["DONE"], 2 + (self._actions + 1) // 2)
+        number, cycles, *_ = words
         return Decision(int(number), int(cycles), words[2:].view("<i2")[: self._actions])
 
+    def decide_all(self, tokens: NDArray[Any]) -> list[Record]:
+        """Advance by quantised tokens [decisions, inputs], one after the other. Raises as `decide` does."""
+        return [Record(self.decide(token), self.signatures(), self.counters()) for token in tokens]
+
     # State
+
+    def _state(self) -> str:
+        """Return what the circuit shows, for the message about one that is stuck."""
+        flags = ", ".join(sorted(self.status())) or "no flag"
+        shown = ", ".join(f"{name} {self.bus.read32(self._at[name])}" for name in STUCK)
+        return f"STATUS shows {flags}; {shown}"
 
     def status(self) -> set[str]:
         """Return the names of the STATUS bits that are set."""
@@ -196,15 +272,11 @@ class Accelerator:
 
     def counters(self) -> Counters:
         """Return what was counted in the last decision."""
-        read, at = self.bus.read_block, self._at
-        saturations, stalls = read(at["SATURATIONS"], 2).tolist()
-        return Counters(
-            saturations,
-            stalls,
-            read(at["LAYER_ROWS"], self.geometry.layers).tolist(),
-            dict(zip(UNITS, read(at[f"CYCLES_{UNITS[0]}"], len(UNITS)).tolist(), strict=True)),
-            dict(zip(ROW_UNITS, read(at[f"ROWS_{ROW_UNITS[0]}"], len(ROW_UNITS)).tolist(), strict=True)),
-        )
+        return Counters.of(self.counter_words())
+
+    def counter_words(self) -> list[int]:
+        """Return the counters of the last decision as they lie in the register table."""
+        return [word for at, count in self._counter_blocks for word in self.bus.read_block(at, count).tolist()]
 
     def totals(self) -> tuple[int, int]:
         """Return decisions and busy cycles since the last reset."""
@@ -235,6 +307,10 @@ class Accelerator:
     def soft_reset(self) -> None:
         """Stop whatever runs; the policy stays loaded, the episode is forgotten."""
         self._control("SOFT_RESET")
+
+    def close(self) -> None:
+        """Let go of the circuit."""
+        self.bus.close()
 
     def _control(self, action: str) -> None:
         self.bus.write32(self._at["CONTROL"], field_mask(self.geometry, "CONTROL", action))

@@ -3,6 +3,7 @@
 
 import time
 from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,19 @@ class BusTimeout(BusError):
         )
 
 
+class Places(NamedTuple):
+    """Where a decision's words go and come from."""
+
+    input: int  # address of the token's first word
+    start: int  # what is written there starts a decision of that number
+    done: int  # shows the number once it ended; the answer begins here
+
+
 class Bus(ABC):
     """Access to one circuit's register window. Addresses are byte offsets into it, multiples of four."""
+
+    decision_timeout_s: ClassVar[float] = 30.0
+    """Far more than a decision takes, on a circuit or on a simulation of one."""
 
     @abstractmethod
     def read32(self, address: int) -> int:
@@ -49,6 +61,16 @@ class Bus(ABC):
         while (last := self.read32(address)) & mask != value:
             if time.monotonic() > deadline:
                 raise BusTimeout(address, mask, value, last, timeout_s)
+
+    def exchange(self, at: Places, words: Words, number: int, count: int) -> Words:
+        """Run a whole decision: write its input, start it, await it, return `count` words from `at.done` on.
+
+        Raises `BusTimeout` after `decision_timeout_s`.
+        """
+        self.write_block(at.input, words)
+        self.write32(at.start, number)
+        self.poll(at.done, 0xFFFF_FFFF, number, self.decision_timeout_s)
+        return self.read_block(at.done, count)
 
     def close(self) -> None:  # noqa: B027 (most have nothing to let go of)
         """Let go of the circuit. A closed bus must not be used."""

@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 from gymnasium.spaces import Box
 
-from model.data.environments import Actions, DataError, make
+from model.data.environments import Actions, DataError, make, require_kind
 from model.deployed.artifact import Policy
 
 
@@ -40,4 +40,8 @@ def make_environment(name: str, policy: Policy, render: bool = False) -> gymnasi
                 f"{name} has {what}s of {size} components, the policy was trained with {trained}; "
                 "choose the policy's environment or another policy"
             )
+    try:
+        require_kind(name, actions.discrete, policy.discrete)
+    except DataError as error:
+        raise UnsuitableEnvironment(str(error)) from None
     return environment

@@ -11,7 +11,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from host.accelerator import Accelerator, Counters, Decision
+from host.accelerator import Counters, Decision, Driver
 from host.activity import Activity
 from host.agent import Agent
 from host.check import Difference, GoldenCheck
@@ -60,7 +60,7 @@ def fly(
     episode: Episode,
     environment: gymnasium.Env[Any, Any],
     agent: Agent,
-    accelerator: Accelerator,
+    accelerator: Driver,
     check: GoldenCheck | None,
     on_step: Callable[[Episode], None],
 ) -> None:

@@ -3,15 +3,17 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from host.bus import Words
 from hw.memory_map import PASSES, Section, channel_bits, memory_map
-from model.deployed.artifact import Policy
 from model.deployed.geometry import Geometry
+
+if TYPE_CHECKING:  # a board server loads images, and reads no artifacts
+    from model.deployed.artifact import Policy
 
 Integers = NDArray[np.int64]
 
@@ -71,7 +73,7 @@ def _weight_blocks(g: Geometry) -> Iterator[tuple[str, int]]:
                 yield f"layer{layer}.{part}.weight", g.d_mlp if part in ("fc1", "fc2") else g.d_model
 
 
-def pack(policy: Policy) -> PolicyImage:
+def pack(policy: "Policy") -> PolicyImage:
     """Pack a policy. Unused observations, actions and rows are zero."""
     g = policy.geometry
     t = {name: tensor.astype(np.int64) for name, tensor in policy.tensors.items()}

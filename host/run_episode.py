@@ -17,32 +17,36 @@ sys.path.insert(0, str(ROOT))  # the script runs in place; see pyproject.toml
 try:
     from tqdm import tqdm
 
-    from host.accelerator import Accelerator, AcceleratorError
+    from model import caches
+
+    caches.keep_here()  # the report imports matplotlib
+
+    from host.accelerator import AcceleratorError
     from host.agent import Agent, AgentError
-    from host.bus import Bus, BusError
+    from host.bus import BusError
     from host.check import Difference, GoldenCheck
+    from host.devices import add_device_options, device_name, open_device
     from host.environment import UnsuitableEnvironment, make_environment
     from host.episode import Episode, fly
-    from host.golden_device import GoldenBus
+    from host.local import LocalError
     from host.report import write_report
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
-    from host.verilated import BuildError, VerilatedBus, library
     from host.video import Gif, Video, VideoError, choose_renderer, no_renderer
+    from model.data.environments import DataError
+    from model.deployed import zoo
     from model.deployed.artifact import ArtifactError, Policy
-    from model.deployed.geometry import Geometry, GeometryError
+    from model.deployed.geometry import GeometryError
 except ModuleNotFoundError as missing:
     sys.exit(f"the Python package {missing.name} is missing; use `make episode`, or `pip install '.[host,hw]'`")
-
-DEFAULT_POLICY = ROOT / "model" / "policies" / "hopper-medium.safetensors"
 
 EXPECTED = (
     AcceleratorError,
     AgentError,
     ArtifactError,
-    BuildError,
     BusError,
     Difference,
     GeometryError,
+    LocalError,
     RunFolderError,
     UnsuitableEnvironment,
 )
@@ -104,10 +108,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description="Fly episodes of an environment with the circuit in the loop.")
     add = parser.add_argument
-    add("--device", choices=("verilated", "golden"), default="verilated", help="the simulated circuit, or the integers")
-    add("--policy", type=Path, default=DEFAULT_POLICY, help="policy artifact (default: %(default)s)")
+    add_device_options(parser)
+    add(
+        "--policy",
+        default=zoo.DEFAULT,
+        metavar="NAME|FILE",
+        help=f"artifact, or a shipped policy: {zoo.listing()} (default: %(default)s)",
+    )
     add("--env", help="Gymnasium environment (default: the policy's)")
-    add("--episodes", type=number(int, low=1), default=1, help="how many to fly (default: 1)")
+    add("--episodes", type=number(int, low=1), help="how many to fly (default: 1), or to replay (default: all)")
     add("--seed", type=number(int, low=0), default=0, help="of the first episode; the next ones count up (default: 0)")
     add("--target-return", type=number(float), help="return to ask for (default: the policy's)")
     add("--check", action=argparse.BooleanOptionalAction, help="compare every decision with the golden network")
@@ -117,19 +126,26 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         default=100.0,
         help="clock the shown times are for (default: 100)",
     )
+    add(
+        "--replay",
+        metavar="DATASET",
+        help="no environment: stream a Minari data set's recorded episodes through the circuit at full speed, compare "
+        "with the golden network",
+    )
     add("--out", type=Path, help="folder for the results (default: runs/<time>)")
     add("--json", type=Path, help="also write the summary to this file")
     add("--video", action="store_true", help="also film the episodes (mp4)")
     add("--gif", action="store_true", help="also film them as a small gif: fewer frames, half as large")
     options = parser.parse_args(arguments)
+    if options.replay:
+        unused = [name for name in ("env", "out", "video", "check") if getattr(options, name) not in (None, False)]
+        if unused:
+            parser.error(f"--{unused[0]} has no use with --replay")
+        return options
+    options.episodes = options.episodes or 1
     if options.check is None:  # the golden device is the golden network
-        options.check = options.device == "verilated"
+        options.check = device_name(options) != "golden"
     return options
-
-
-def open_device(name: str, geometry: Geometry) -> Bus:
-    """Return the bus of a device, built first if need be."""
-    return GoldenBus(geometry) if name == "golden" else VerilatedBus(library(geometry, say))
 
 
 class Progress:
@@ -160,7 +176,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.policy = Policy.load(options.policy)
+        self.policy = Policy.load(zoo.find(options.policy))
         self.name = options.env or self.policy.environment
         self.target = self.policy.target_return if options.target_return is None else options.target_return
         self.episodes: list[Episode] = []
@@ -178,9 +194,11 @@ class Run:
         environment = make_environment(self.name, self.policy, render=filming)
         with contextlib.ExitStack() as at_end:
             at_end.callback(environment.close)
-            bus = open_device(options.device, self.policy.geometry)
-            at_end.callback(bus.close)
-            accelerator = Accelerator(bus, self.policy.geometry)
+            device = open_device(options, self.policy.geometry, say)
+            accelerator = device.driver
+            at_end.callback(accelerator.close)
+            if device.name == "board":
+                say(f"deciding on {device.reason}")
             accelerator.load(self.policy)
             agent = Agent(accelerator, self.policy, environment.action_space, self.target)
             check = GoldenCheck(self.policy) if options.check else None
@@ -238,7 +256,7 @@ class Run:
         if self.folder is None or not flown:
             return
         options = self.options
-        summary = summarise(flown, self.policy, self.name, self.target, options.device, interrupted)
+        summary = summarise(flown, self.policy, self.name, self.target, device_name(options), interrupted)
         write_json(self.folder / "episode.json", summary)
         if with_steps := [episode for episode in flown if episode.steps]:
             write_report(self.folder / "report.html", summary, with_steps, self.policy, options.clock_mhz)
@@ -249,9 +267,56 @@ class Run:
         print(f"wrote {self.folder}/: {', '.join(sorted(path.name for path in self.folder.iterdir()))}")
 
 
+def replay_recorded(options: argparse.Namespace) -> int:
+    """Replay a data set and print what was found; return the exit code. Raises one of `EXPECTED`."""
+    from host.replay import Replay, read_episodes, replay
+
+    policy = Policy.load(zoo.find(options.policy))
+    target = policy.target_return if options.target_return is None else options.target_return
+    episodes = read_episodes(options.replay, policy, options.episodes)
+    device = open_device(options, policy.geometry, say)
+    result, interrupted = Replay(options.replay), False
+    try:
+        device.driver.load(policy)
+        with held_interrupts() as release, tqdm(total=len(episodes.rewards), unit="decision", disable=None) as bar:
+            for done in replay(device.driver, policy, episodes, target, device.power, result):
+                bar.update(done)
+                release()
+    except KeyboardInterrupt:
+        interrupted = True
+        say(f"interrupted after {result.decisions} decisions; what follows is of them")
+    finally:
+        device.driver.close()
+    found = {**result.summary(), "device": device.name, "policy_digest": policy.digest, "interrupted": interrupted}
+    cycles = found["cycles_median"]
+    took = "" if cycles is None else f", {cycles:,.0f} cycles ({cycles / options.clock_mhz:.1f} µs) a decision"
+    print(
+        f"replayed {options.replay}: {result.episodes} episodes, {result.decisions:,} decisions in "
+        f"{result.seconds:.1f} s, {result.decisions_per_s:,.1f} decisions/s on the {device.name} device{took}"
+    )
+    for rail, milliwatts in result.rails().items():
+        print(f"{rail}: {milliwatts:,.0f} mW")
+    if result.differences:
+        print(
+            f"{result.word_differences} of {result.words:,} action words and {result.row_differences} counts of "
+            f"weight rows differ from the golden network's, first in {result.first}"
+        )
+    else:
+        print(f"{result.words:,} action words equal the golden network's, and the weight rows of every layer")
+    if options.json:
+        write_json(options.json, found)
+    return INTERRUPTED if interrupted else int(result.differences > 0)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     options = parse(arguments)
+    if options.replay:
+        try:
+            return replay_recorded(options)
+        except (*EXPECTED, DataError) as error:
+            say(f"run_episode: {error}")
+            return 1
     run, code = None, 0
     try:
         run = Run(options)

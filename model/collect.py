@@ -6,7 +6,7 @@ the same command begins again and records the same episodes.
 
   python -m model.collect list
   python -m model.collect import-npz hopper.npz --dataset hopper/medium-v0 --env Hopper-v5
-  python -m model.collect policy model/policies/hopper-medium.safetensors --noise 0.1 --dataset hopper/own-v0
+  python -m model.collect policy hopper-medium --noise 0.1 --dataset hopper/own-v0
   python -m model.collect agent sac.zip@0.3:0.7 random:0.3 --env Hopper-v5 --dataset hopper/mixed-v0 --steps 100000
 """
 
@@ -27,6 +27,7 @@ from model.data import agents
 from model.data.environments import Actions, DataError, make
 from model.data.library import create, listing, refuse_existing, table
 from model.data.offline import Normaliser, local_root
+from model.deployed import zoo
 from model.deployed.artifact import ArtifactError, Policy
 from model.files import write_json
 
@@ -117,6 +118,7 @@ def run_policy(
         range(seed, seed + episodes),
         lambda action: action + rng.normal(0.0, noise, action.shape),
         delayed=policy.delayed,
+        discrete=policy.discrete,
         progress=progress,
     )
     buffers = [
@@ -255,7 +257,7 @@ def _parser() -> argparse.ArgumentParser:
     npz = commands.add_parser("import-npz", help="make a data set of an .npz file")
     npz.add_argument("file", type=Path, help=f"file with the arrays {', '.join(ARRAYS)}; also read: {', '.join(ENDS)}")
     policy = commands.add_parser("policy", help="run a policy artifact and record its episodes")
-    policy.add_argument("file", type=Path, help="policy artifact (.safetensors)")
+    policy.add_argument("file", help=f"artifact (.safetensors), or a name: {zoo.listing()}")
     policy.add_argument("--noise", type=float, default=0.0, help="standard deviation added to actions (default 0)")
     agent = commands.add_parser(
         "agent",
@@ -308,7 +310,7 @@ def _do(options: argparse.Namespace, progress: bool) -> str:
         return f"{options.out}: {done}"
     if options.command == "policy":
         flown = options.episodes, options.noise, options.seed, options.env, progress
-        returns = run_policy(options.file, options.dataset, *flown)
+        returns = run_policy(zoo.find(options.file), options.dataset, *flown)
     else:
         if options.steps and options.episodes:
             raise DataError("--steps and --episodes do not go together; give one of them")

@@ -4,6 +4,10 @@
 import argparse
 import sys
 
+from model import caches
+
+caches.keep_here()
+
 
 def ended(error: BaseException, stopped: str = "stopped; nothing was written") -> int:
     """Print the error's own sentence, or for an interrupt `stopped`; return the exit code, 2 or 130."""

@@ -4,7 +4,7 @@
 Episodes are fixed by their seeds: after an interruption the same command flies them again, with the same returns.
 
 python -m model.evaluate runs/hopper/quant.pt --json runs/hopper/quant.json
-python -m model.evaluate model/policies/hopper-medium.safetensors --episodes 30 --seed 1000
+python -m model.evaluate hopper-medium --episodes 30 --seed 1000
 """
 
 import argparse
@@ -19,6 +19,7 @@ import torch
 
 from model.command import check_least, ended
 from model.data.offline import DataError
+from model.deployed import zoo
 from model.deployed.artifact import ArtifactError
 from model.files import ready, write_json
 from model.scores.evaluation import evaluate
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m model.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path, help="checkpoint (.pt) or policy artifact (.safetensors)")
+    names = f"or a shipped policy's name: {zoo.listing()}"
+    parser.add_argument("file", help=f"checkpoint (.pt), policy artifact (.safetensors), {names}")
     parser.add_argument("--episodes", type=int, default=20, help="episodes (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="reset seed of the first episode (default 0)")
     parser.add_argument("--target-return", type=float, help="return to ask for (default: what it was trained for)")
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         ready(options.json)
         progress = os.environ.get("TERM") != "dumb"
-        result = evaluate(options.file, options.episodes, options.seed, options.target_return, progress)
+        result = evaluate(zoo.find(options.file), options.episodes, options.seed, options.target_return, progress)
         print(sentence(result))  # noqa: T201
         if options.json:
             write_json(options.json, result)

@@ -5,7 +5,7 @@ With --nir also, or only, as a graph of the Neuromorphic Intermediate Representa
 made of an artifact too.
 
   python -m model.export runs/hopper/quant.pt --out hopper.safetensors --scores runs/hopper/quant.json
-  python -m model.export model/policies/hopper-medium.safetensors --nir hopper-medium.nir
+  python -m model.export hopper-medium --nir hopper-medium.nir
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.command import ended
+from model.deployed import zoo
 from model.deployed.artifact import ArtifactError, Policy
 from model.files import ready
 from model.integer import nir_graph
@@ -30,7 +31,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m model.export", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "checkpoint", type=Path, help="quantised checkpoint, e.g. runs/hopper/quant.pt; for --nir also an artifact"
+        "checkpoint",
+        help="quantised checkpoint, e.g. runs/hopper/quant.pt; for --nir also an artifact, or a shipped policy's name: "
+        + zoo.listing(),
     )
     parser.add_argument("--out", type=Path, help=f"artifact to write ({ARTIFACT})")
     parser.add_argument("--nir", type=Path, help="NIR graph to write (.nir, HDF5); needs the package nir")
@@ -52,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("nothing to write: give --out for an artifact, --nir for a NIR graph, or both")
     if options.out and options.out.suffix != ARTIFACT:
         parser.error(f"--out must end in {ARTIFACT}, not {options.out.name}: other commands know artifacts by it")
-    given: Path = options.checkpoint
+    try:
+        given = zoo.find(options.checkpoint)
+    except ArtifactError as error:
+        return ended(error)
     deployed = given.suffix == ARTIFACT
     if deployed and (options.out or options.scores):
         parser.error(f"{given.name} is an artifact already: only --nir can be made of it")

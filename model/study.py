@@ -20,17 +20,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import torch
-from matplotlib.figure import Figure
 
 from model.command import check_least, ended
 from model.data.tasks import find
 from model.deployed.geometry import PRESETS, preset
-from model.files import ready, save, write
+from model.files import ready, write
 from model.scores.cells import SENTENCES, commit, versions
-from model.studies import bits, entropy, field, norms, position, streaming, window
-from model.studies.plots import STYLE
+from model.studies import bits, dropout, entropy, field, norms, position, rates, recipe, rows, streaming, window
+from model.studies.plots import draw
 from model.studies.runs import Bench, Budget, Row, Study, summed_up
 
 STUDIES: dict[str, Study] = {
@@ -44,6 +42,10 @@ STUDIES: dict[str, Study] = {
         streaming.STUDY,
         bits.STUDY,
         field.STUDY,
+        recipe.STUDY,
+        rows.STUDY,
+        rates.STUDY,
+        dropout.STUDY,
     )
 }
 """Every study by name."""
@@ -91,15 +93,6 @@ def table(study: Study, rows: Sequence[Row]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
-
-
-def draw(study: Study, rows: list[Row], path: Path) -> None:
-    """Write a study's figure, whole or not at all."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=study.size, layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
-        study.draw(figure, rows)
-        save(path, lambda partial: figure.savefig(partial, format="png", metadata={"Software": None}))
 
 
 def _bench(options: argparse.Namespace, command: str) -> Bench:
@@ -190,12 +183,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench = _bench(options, command)
         for name in chosen:
             study = STUDIES[name]
-            rows = study.measure(bench)
-            print(f"{study.name}: {study.summary}\n{table(study, rows)}")  # noqa: T201
+            measured = study.measure(bench)
+            print(f"{study.name}: {study.summary}\n{table(study, measured)}")  # noqa: T201
             if name in results:
-                write(results[name], json.dumps(result(study, bench, rows)) + "\n")
+                write(results[name], json.dumps(result(study, bench, measured)) + "\n")
             if name in figures:
-                draw(study, rows, figures[name])
+                draw(study, measured, figures[name])
     except (*SENTENCES, StudyError, OSError, KeyboardInterrupt) as error:
         return ended(error, f"stopped; give the same command again to go on (trainings are in {options.out})")
     return 0

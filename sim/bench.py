@@ -13,36 +13,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from host.accelerator import Accelerator
-from host.agent import Agent
-from host.environment import UnsuitableEnvironment, make_environment
+from host.environment import UnsuitableEnvironment
 from host.episode import Episode, fly
-from host.verilated import BuildError, VerilatedBus, library
+from host.verilated import BuildError
 from hw.registers import UNITS
+from model.deployed import zoo
 from model.deployed.artifact import ArtifactError, Policy
-from model.deployed.geometry import Geometry
-from model.deployed.golden import GoldenNetwork, Trace
+from model.deployed.geometry import GeometryError
+from model.deployed.golden import GoldenNetwork, fetch_cycles
 from model.integer.fold import from_policy
+from sim.flight import flight
 
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_POLICY = ROOT / "model" / "policies" / "hopper-medium.safetensors"
 WINDOW_TOKENS = 20
 """Tokens the PyTorch model recomputes per decision without a spike cache: the authors' context."""
 
 TORCH_RUNS = 200
-
-
-def bound(g: Geometry, trace: Trace) -> int:
-    """Return the fewest cycles that a decision's passes can take: each fetches its active rows and does nothing else.
-
-    Embedding, head, window and every latency count nothing in it.
-    """
-    passes = {"key": 1, "value": 1, "query": 1, "proj": 1, "fc1": g.mlp_ratio, "fc2": 1}
-    return sum(
-        times * -(-trace.active_rows[f"layer{layer}.{name}"] // g.rows_per_cycle)
-        for layer in range(g.layers)
-        for name, times in passes.items()
-    )
 
 
 def median_us(act: Callable[[], object]) -> float:
@@ -79,23 +64,17 @@ def measure(policy: Policy, seed: int) -> dict[str, object]:
     Raises `BuildError`, `UnsuitableEnvironment`; `RuntimeError` if an action is not the golden network's.
     """
     g = policy.geometry
-    environment = make_environment(policy.environment, policy, render=False)
-    bus = VerilatedBus(library(g, lambda line: print(line, file=sys.stderr, flush=True)))
-    accelerator = Accelerator(bus, g)
-    accelerator.load(policy)
     episode = Episode(seed)
-    with tqdm(total=1000, desc="episode", unit="step", disable=None, leave=False) as bar:
-        agent = Agent(accelerator, policy, environment.action_space, policy.target_return)
-        fly(episode, environment, agent, accelerator, None, lambda _: bar.update())
-    environment.close()
-    bus.close()
+    with flight(policy) as ready, tqdm(desc="episode", unit="step", disable=None, leave=False) as bar:
+        bar.reset(ready.length)
+        fly(episode, *ready, None, lambda _: bar.update())
 
     golden, bounds = GoldenNetwork(policy), []
     for step in tqdm(episode.steps, desc="bound", unit="step", disable=None, leave=False):
         trace = golden.decide(step.token)
         if not np.array_equal(trace.action, step.decision.words):
             raise RuntimeError("the circuit and the golden network part; run host/run_episode.py --check to see where")
-        bounds.append(bound(g, trace))
+        bounds.append(fetch_cycles(g, trace.active_rows))
     cycles = [step.decision.cycles for step in episode.steps]
     units = {u: statistics.median(step.counters.unit_cycles[u] for step in episode.steps) for u in UNITS}
     return {
@@ -145,15 +124,18 @@ def main(arguments: list[str] | None = None) -> int:
         "the row fetches, their ratio, and the batch-1 latency of the PyTorch model on one thread, in one run.",
     )
     parser.add_argument(
-        "--policy", type=Path, default=DEFAULT_POLICY, help="artifact (default: the shipped Hopper one)"
+        "--policy",
+        default=zoo.DEFAULT,
+        metavar="NAME|FILE",
+        help=f"artifact, or a shipped policy: {zoo.listing()} (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default: %(default)s)")
     parser.add_argument("--clock-mhz", type=float, default=100.0, help="for the microseconds (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
     options = parser.parse_args(arguments)
     try:
-        result = measure(Policy.load(options.policy), options.seed)
-    except (ArtifactError, BuildError, UnsuitableEnvironment, RuntimeError) as error:
+        result = measure(Policy.load(zoo.find(options.policy)), options.seed)
+    except (ArtifactError, BuildError, GeometryError, UnsuitableEnvironment, RuntimeError) as error:
         print(f"sim.bench: {error}", file=sys.stderr)
         return 2
     print(table(result, options.clock_mhz))

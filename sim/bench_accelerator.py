@@ -88,35 +88,35 @@ class Flight:
         assert 0.02 < np.mean(self.activity) < 0.98
 
 
-@cocotb.test(timeout_time=MOST_MS, timeout_unit="ms")
-async def episodes(dut):
-    """Random policies, random tokens, several episodes each, random stalls: all results are PyTorch's."""
+def fly_episodes(bus: CocotbBus, say) -> None:
+    """Fly random policies on random tokens, several episodes each, with random stalls: all results are PyTorch's."""
     g = geometry()
     policies, lengths = int(parameter("policies")), [int(n) for n in parameter("lengths").split(",")]
     deep = parameter("deep") == "1"
+    accelerator = Accelerator(bus, g)
+    compared = saturations = actions = 0
+    for seed in range(policies):
+        sizes = (None, None) if seed % 3 != 1 else (max(1, g.observation_size - 2), max(1, g.action_size - 1))
+        bus.stall(0.0)  # loading is most of the transfers; the first words meet stalls in `protocol`
+        flight = Flight(bus, accelerator, random_policy(g, 100 + seed, *sizes), deep)
+        for episode, length in enumerate(lengths):
+            bus.stall((0.3, 0.0, 0.6)[(seed + episode) % 3])
+            if episode:
+                flight.begin()
+            for token in random_tokens(flight.policy, length, 1000 * seed + episode):
+                flight.step(token)
+        flight.assert_varied()
+        compared += flight.compared
+        saturations += flight.saturations
+        actions += len(flight.actions)
+    assert accelerator.status() == set()
+    assert compared == policies * sum(lengths)
+    assert actions > compared // 3
+    if g.membrane_bits < 12:
+        assert saturations > 0
+    say(f"compared {compared} decisions over {bus.transfers} transfers, {saturations} saturations")
 
-    def work(bus: CocotbBus) -> None:
-        accelerator = Accelerator(bus, g)
-        compared = saturations = actions = 0
-        for seed in range(policies):
-            sizes = (None, None) if seed % 3 != 1 else (max(1, g.observation_size - 2), max(1, g.action_size - 1))
-            bus.stall(0.0)  # loading is most of the transfers; the first words meet stalls in `protocol`
-            flight = Flight(bus, accelerator, random_policy(g, 100 + seed, *sizes), deep)
-            for episode, length in enumerate(lengths):
-                bus.stall((0.3, 0.0, 0.6)[(seed + episode) % 3])
-                if episode:
-                    flight.begin()
-                for token in random_tokens(flight.policy, length, 1000 * seed + episode):
-                    flight.step(token)
-            flight.assert_varied()
-            compared += flight.compared
-            saturations += flight.saturations
-            actions += len(flight.actions)
-        assert accelerator.status() == set()
-        assert compared == policies * sum(lengths)
-        assert actions > compared // 3
-        if g.membrane_bits < 12:
-            assert saturations > 0
-        dut._log.warning(f"compared {compared} decisions over {bus.transfers} transfers, {saturations} saturations")
 
-    await driven(dut, 1, work)
+@cocotb.test(timeout_time=MOST_MS, timeout_unit="ms")
+async def episodes(dut):
+    await driven(dut, 1, lambda bus: fly_episodes(bus, dut._log.warning))

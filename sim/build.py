@@ -20,6 +20,7 @@ from amaranth.lib import wiring
 from cocotb_tools.runner import Verilator, VerilatorControlFile, get_results
 
 from host.verilated import make_variables, tool_environment, verilator_program
+from model import caches
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "sim"
@@ -85,6 +86,7 @@ def digest(*parts: str | bytes) -> str:
 def _sources() -> str:
     paths = [
         *sorted((ROOT / "hw").glob("*.py")),
+        *(ROOT / "bitstreams" / name for name in ("axi3.py", "ps7.py")),
         ROOT / "model" / "deployed" / "geometry.py",
         ROOT / "sim" / "units.py",
     ]
@@ -97,6 +99,7 @@ def kept_text(key: str, make: Callable[[], str]) -> str:
     path = CACHE / "verilog" / f"{digest(_sources(), key)}.v"
     with locked(path):
         if not path.is_file():
+            caches.keep_here()
             os.environ.setdefault("YOSYS", tool_environment()["YOSYS"])
             partial = path.with_suffix(".partial")
             partial.write_text(make())

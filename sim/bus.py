@@ -10,7 +10,7 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.task import bridge, resume
 from cocotb.triggers import ClockCycles, RisingEdge, with_timeout
-from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiMaster, AxiResp
 
 from host.bus import Bus, BusTimeout, Words
 
@@ -21,33 +21,35 @@ POLL_CYCLES = 60
 """Simulated between two reads of a poll, at most."""
 
 
+def pauses(seed: int, share: float) -> Iterator[bool]:
+    """Yield, cycle by cycle and for ever, whether to pause, in that share of cycles."""
+    draws = random.Random(seed)
+    while True:
+        yield draws.random() < share
+
+
 class CocotbBus(Bus):
     """Blocking access for code that runs inside `driven`. Every answer must be OKAY.
 
+    clock : of the circuit. busy : the core's signal. base : where the window lies on the master's bus.
     busy_cycles : cycles in which the circuit's core was busy, counted beside it.
     """
 
-    def __init__(self, dut, seed: int) -> None:
-        self.dut = dut
+    def __init__(self, clock, master: AxiLiteMaster | AxiMaster, busy, seed: int, base: int = 0) -> None:
+        self.master = master
         self.busy_cycles = 0
         self.transfers = 0
         self._random = random.Random(seed)
-        logging.getLogger("cocotb").setLevel(logging.WARNING)  # cocotbext-axi reports every transfer
-        self.master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil_"), dut.clk, dut.rst)
-        write, read = self.master.write_if, self.master.read_if
+        self._clock, self._busy, self._base = clock, busy, base
+        write, read = master.write_if, master.read_if
         self._channels = (write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel)
 
     def stall(self, share: float) -> None:
         """Pause every channel in that share of cycles, at random."""
 
-        def pauses(seed: int) -> Iterator[bool]:
-            draws = random.Random(seed)
-            while True:
-                yield draws.random() < share
-
         for channel in self._channels:
             if share:
-                channel.set_pause_generator(pauses(self._random.getrandbits(32)))
+                channel.set_pause_generator(pauses(self._random.getrandbits(32), share))
             else:
                 channel.clear_pause_generator()
                 channel.pause = False
@@ -58,7 +60,7 @@ class CocotbBus(Bus):
 
     async def _reading(self, address: int, count: int) -> Words:
         self.transfers += count
-        answer = await with_timeout(self.master.read(address, 4 * count), MOST_US * count, "us")
+        answer = await with_timeout(self.master.read(self._base + address, 4 * count), MOST_US * count, "us")
         assert answer.resp == AxiResp.OKAY, f"reading 0x{address:04x}: {answer.resp}"
         return np.frombuffer(answer.data, "<u4").copy()
 
@@ -70,7 +72,7 @@ class CocotbBus(Bus):
     async def _writing(self, address: int, octets: bytes) -> None:
         words = -(-len(octets) // 4)
         self.transfers += words
-        answer = await with_timeout(self.master.write(address, octets), MOST_US * words, "us")
+        answer = await with_timeout(self.master.write(self._base + address, octets), MOST_US * words, "us")
         assert answer.resp == AxiResp.OKAY, f"writing 0x{address:04x}: {answer.resp}"
 
     @resume
@@ -83,7 +85,7 @@ class CocotbBus(Bus):
     @resume
     async def wait(self, cycles: int) -> None:
         """Let cycles pass."""
-        await ClockCycles(self.dut.clk, cycles)
+        await ClockCycles(self._clock, cycles)
 
     def read32(self, address: int) -> int:
         return int(self._read(address, 1)[0])
@@ -107,20 +109,30 @@ class CocotbBus(Bus):
 
     async def count_busy(self) -> None:
         """Count the core's busy cycles, for ever."""
-        busy = self.dut.accelerator.core.busy
         while True:
-            await RisingEdge(self.dut.clk)
-            self.busy_cycles += bool(busy.value)
+            await RisingEdge(self._clock)
+            self.busy_cycles += bool(self._busy.value)
+
+
+def quiet() -> None:
+    """Keep cocotbext-axi from reporting every transfer."""
+    logging.getLogger("cocotb").setLevel(logging.WARNING)
 
 
 async def driven(dut, seed: int, work: Callable[[CocotbBus], None]) -> None:
     """Start clock and reset, then run the blocking `work` on the circuit."""
+    quiet()
     Clock(dut.clk, 10, "ns").start()
     dut.rst.value = 1
-    bus = CocotbBus(dut, seed)
+    master = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil_"), dut.clk, dut.rst)
+    await released(CocotbBus(dut.clk, master, dut.accelerator.core.busy, seed), dut.clk, dut.rst, 0, work)
+
+
+async def released(bus: CocotbBus, clock, reset, level: int, work: Callable[[CocotbBus], None]) -> None:
+    """Let go of the reset by giving it a level, then run the blocking `work` on the circuit."""
     counting = cocotb.start_soon(bus.count_busy())
-    await ClockCycles(dut.clk, 4)
-    dut.rst.value = 0
-    await ClockCycles(dut.clk, 4)
+    await ClockCycles(clock, 4)
+    reset.value = level
+    await ClockCycles(clock, 4)
     await bridge(work)(bus)
     counting.cancel()

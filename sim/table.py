@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Print the README's results table from the figures that the commands wrote to docs/results."""
+"""Print the README's results table, of the default policy, from the figures that the commands wrote to docs/results."""
 
 import argparse
 import json
@@ -8,31 +8,35 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from model.deployed import zoo
 from model.deployed.artifact import ArtifactError, Policy
-from sim.bench import DEFAULT_POLICY, ROOT, WINDOW_TOKENS
+from model.policies import MEASURED, cycles, words
+from sim.bench import WINDOW_TOKENS
 
-RESULTS = ROOT / "docs" / "results"
+RESULTS = MEASURED.parent
 
 SOURCES = {
-    "episodes.json": "python host/run_episode.py --episodes 20 --json docs/results/episodes.json",
+    MEASURED.name: "python -m sim.policies",
     "bench.json": "python -m sim.bench --json docs/results/bench.json",
     "report.json": "python -m hw.report --json docs/results/report.json",
 }
 """File -> the command that writes it."""
 
 
-def _score(policy: Policy, kind: str) -> dict[str, Any]:
-    return next(score for score in policy.provenance["scores"] if score["kind"] == kind)
-
-
 def rows(policy: Policy, results: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    """Yield (quantity, value) of the table. Raises `KeyError` for a result that lacks a figure."""
-    episodes, bench, report = (results[name] for name in SOURCES)
-    aggregate, count = episodes["aggregate"], len(episodes["episodes"])
+    """Yield (quantity, value) of the table.
+
+    Raises `KeyError` for a result that lacks a figure, or the policy.
+    """
+    measurements, bench, report = (results[name] for name in SOURCES)
+    measured = measurements[policy.digest]
+    aggregate, count = measured["aggregate"], len(measured["episodes"])
     returns, normalised = aggregate["return"], aggregate["normalized_score"]
-    reference = _score(policy, "float")
+    reference = policy.score("float")
+    if reference is None:
+        raise KeyError("float")
     yield (
-        f"Return on {episodes['environment']}, 4-bit weights, on the simulated circuit",
+        f"Return on {measured['environment']}, 4-bit weights, on the simulated circuit",
         f"{returns['mean']:.0f} ± {returns['std']:.0f} ({normalised['mean']:.1f} normalised; {count} episodes)",
     )
     yield (
@@ -44,14 +48,11 @@ def rows(policy: Policy, results: dict[str, Any]) -> Iterable[tuple[str, str]]:
     )
     yield (
         "Action words compared with the golden network; different",
-        f"{episodes['checked_actions']:,}; {episodes['mismatches']}",
+        words(measured),
     )
     yield (
         "Cycles per decision: median (minimum to maximum)",
-        (
-            f"{bench['cycles_median']:,.0f} ({bench['cycles_min']:,} to {bench['cycles_max']:,}), "
-            f"{bench['cycles_median'] / 100:.1f} µs at 100 MHz"
-        ),
+        f"{cycles(measured)}, {measured['cycles_median'] / 100:.1f} µs at 100 MHz",
     )
     yield (
         "Cycles over the lower bound of the row fetches, median",
@@ -85,7 +86,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         results = {name: json.loads((RESULTS / name).read_text()) for name in SOURCES}
-        policy = Policy.load(DEFAULT_POLICY)
+        policy = Policy.load(zoo.find(zoo.DEFAULT))
+        if policy.digest not in results[MEASURED.name]:
+            print(
+                f"sim.table: docs/results/{MEASURED.name} lacks {zoo.DEFAULT} as it is shipped; measure it with "
+                f"`{SOURCES[MEASURED.name]} {zoo.DEFAULT}`",
+                file=sys.stderr,
+            )
+            return 2
         text = table(policy, results)
     except FileNotFoundError as error:
         missing = Path(error.filename).name

@@ -17,6 +17,7 @@ import pytest
 from gymnasium.spaces import Box, Dict
 
 from host import run_episode
+from host.golden_device import GoldenBus
 from model.deployed.geometry import TINY
 from model.deployed.random_policy import random_policy
 
@@ -27,9 +28,12 @@ SCRIPT = ROOT / "host" / "run_episode.py"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:gymnasium", "ignore::DeprecationWarning:mujoco")
 
 
-def save(folder, environment, observations, actions, geometry=TINY):
+def save(folder, environment, observations, actions, geometry=TINY, discrete=None):
     policy = dataclasses.replace(
-        random_policy(geometry, 1, observations, actions), environment=environment, target_return=3600.0
+        random_policy(geometry, 1, observations, actions),
+        environment=environment,
+        target_return=3600.0,
+        discrete=discrete,
     )
     path = folder / f"{environment}.safetensors"
     policy.save(path)
@@ -218,7 +222,8 @@ def test_films_lie_beside_the_other_results(kinds, tmp_path, monkeypatch):
 
 def test_a_missing_policy(capsys, tmp_path):
     text = fails(capsys, "--policy", tmp_path / "none.safetensors")
-    assert "there is no policy at" in text
+    assert "there is no policy" in text
+    assert "hopper-medium" in text
     assert "export" in text
 
 
@@ -259,9 +264,24 @@ def test_discrete_actions_need_a_score_for_every_choice(capsys, tmp_path):
     )
 
 
-@pytest.mark.parametrize(("environment", "sizes"), [("CartPole-v1", (4, 2)), ("Dictionary-v0", (5, 3))])
-def test_choices_and_dictionaries(tmp_path, environment, sizes):
-    policy = save(tmp_path, environment, *sizes)
+@pytest.mark.parametrize(
+    ("environment", "sizes", "discrete", "sentence"),
+    [
+        ("CartPole-v1", (4, 2), False, "has discrete actions, the policy was made for continuous ones; choose what"),
+        ("Hopper-v5", (11, 3), True, "has continuous actions, the policy was made for discrete ones; choose what"),
+    ],
+)
+def test_actions_of_another_kind(capsys, tmp_path, environment, sizes, discrete, sentence):
+    policy = save(tmp_path, environment, *sizes, discrete=discrete)
+    assert f"{environment} {sentence}" in fails(capsys, "--device", "golden", "--policy", policy)
+
+
+@pytest.mark.parametrize(
+    ("environment", "sizes", "discrete"),
+    [("CartPole-v1", (4, 2), None), ("CartPole-v1", (4, 2), True), ("Dictionary-v0", (5, 3), False)],
+)
+def test_choices_and_dictionaries(tmp_path, environment, sizes, discrete):
+    policy = save(tmp_path, environment, *sizes, discrete=discrete)
     out = tmp_path / "out"
     assert run_episode.main(["--device", "golden", "--policy", str(policy), "--out", str(out)]) == 0
     steps = rows(out / "steps.csv")
@@ -288,14 +308,14 @@ def test_a_diverging_environment_keeps_what_was_flown(capsys, hopper, tmp_path):
 
 
 def test_a_difference_is_reported_and_recorded(capsys, hopper, tmp_path, monkeypatch):
-    honest = run_episode.GoldenBus._record
+    honest = GoldenBus._record
 
     def flip(bus, trace):
         if bus._decisions == 3:
             trace.signatures[2] ^= 1
         honest(bus, trace)
 
-    monkeypatch.setattr(run_episode.GoldenBus, "_record", flip)
+    monkeypatch.setattr(GoldenBus, "_record", flip)
     options = ("--device", "golden", "--check", "--policy", hopper, "--out", tmp_path)
     text = fails(capsys, *options)
     assert "decision 2 of the episode differs from the golden network, beginning in the MLP of layer 0" in text

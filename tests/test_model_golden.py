@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from model.deployed.artifact import ArtifactError, Policy
 from model.deployed.geometry import HOPPER_Z2, ODD, TINY, Geometry
@@ -40,6 +41,10 @@ GEOMETRIES = {
 GEOMETRIES |= {
     "tiny, ungated": dataclasses.replace(TINY.with_attention("lrf-dyn"), gate=False),
     "odd, 3 dendrites": dataclasses.replace(ODD.with_attention("lrf-dyn"), dendrites=3),
+    "tiny, sssa, 4 heads": dataclasses.replace(TINY.with_attention("sssa"), heads=4),
+    "odd, tssa, 5 heads": dataclasses.replace(ODD.with_attention("tssa"), heads=5),
+    "odd, sssa, 20 heads": dataclasses.replace(ODD.with_attention("sssa"), heads=20),
+    "guarded, tssa, 2 heads": dataclasses.replace(GUARDED.with_attention("tssa"), heads=2),
 }
 
 torch.set_num_threads(1)
@@ -205,6 +210,22 @@ def test_tensors_survive_the_way_through_network_and_file(name: str, tmp_path) -
         assert np.array_equal(tensor, policy.tensors[part]), part
 
 
+def test_an_artifact_says_whether_it_chooses_and_one_that_does_not_keeps_its_digest(tmp_path) -> None:
+    silent = random_policy(TINY, 1)
+    # as artifacts had it before there was such a record
+    assert silent.digest == "b14f486c51353af9116c7a3bfdc1e84f8dac5eea21cb28785a56ae24356e8680"
+    policies = [silent, *(dataclasses.replace(silent, discrete=discrete) for discrete in (False, True))]
+    assert len({policy.digest for policy in policies}) == 3
+    for policy, text in zip(policies, (None, "false", "true"), strict=True):
+        policy.save(tmp_path / "policy.safetensors")
+        with safe_open(tmp_path / "policy.safetensors", framework="numpy") as file:
+            assert file.metadata().get("discrete") == text
+        loaded = Policy.load(tmp_path / "policy.safetensors")
+        assert (loaded.discrete, loaded.digest) == (policy.discrete, policy.digest)
+    with pytest.raises(ArtifactError, match=r"^discrete must be true or false, not 1$"):
+        dataclasses.replace(silent, discrete=1)
+
+
 def test_no_policy_for_an_attention_without_integer_form() -> None:
     with pytest.raises(ArtifactError, match=r"^lrf-ssa has no integer form; choose pssa, sssa, tssa or lrf-dyn$"):
         random_policy(TINY.with_attention("lrf-ssa"), 0)
@@ -217,18 +238,19 @@ def test_a_smaller_environment_fits_a_geometry() -> None:
         assert stream.decide(torch.from_numpy(token)[None]).item() * 2**15 == golden.decide(token).action.item()
 
 
+@pytest.mark.parametrize("heads", [1, 13])
 @pytest.mark.parametrize("joint", [False, True], ids=["by step", "joint"])
-def test_matches_are_counted_one_by_one(joint: bool) -> None:
+def test_matches_are_counted_one_by_one(joint: bool, heads: int) -> None:
     rng = np.random.default_rng(0)
     query, keys, values = rng.random((3, 13)) < 0.5, rng.random((4, 3, 13)) < 0.5, rng.random((4, 3, 13)) < 0.5
-    current = match_sum(overlap(query, keys, joint), values)
-    assert len(np.unique(current)) > 8
+    current = match_sum(overlap(query, keys, joint, heads), values)
+    assert len(np.unique(current)) > (8 if heads == 1 else 1)
     for t in range(3):
         for c in range(13):
             total = 0
             for token in range(4):
                 for step in range(3) if joint else (t,):
-                    for channel in range(13):
+                    for channel in range(13) if heads == 1 else (c,):
                         total += bool(query[step, channel] and keys[token, step, channel] and values[token, t, c])
             assert current[t, c] == total
 
@@ -250,9 +272,9 @@ def test_dendrites_by_hand() -> None:
     assert saturate(np.array([-9, 30, 7]), 4)[1] == 2
 
 
-@pytest.mark.parametrize("attention", ["sssa", "tssa", "lrf-dyn"])
-def test_the_proof_reaches_the_worst_current(attention: str) -> None:
-    g = TINY.with_attention(attention)
+@pytest.mark.parametrize(("attention", "heads"), [("sssa", 1), ("tssa", 1), ("sssa", 4), ("tssa", 4), ("lrf-dyn", 1)])
+def test_the_proof_reaches_the_worst_current(attention: str, heads: int) -> None:
+    g = dataclasses.replace(TINY.with_attention(attention), heads=heads)
     tensors = {name: tensor.astype(np.int64) for name, tensor in random_policy(g, 0).tensors.items()}
     least, most = attention_reach(g, tensors, "layer0")
     if attention == "lrf-dyn":

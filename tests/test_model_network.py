@@ -19,6 +19,7 @@ from model.network.window import absolute_sum, relative_sum
 FORMS = {
     **{f"pssa-{taps}": (TINY, Structure(taps=taps)) for taps in ("channel", "head", "shared", "or")},
     **{name: (TINY.with_attention(name), Structure(scale=0.125)) for name in ("sssa", "tssa", "lrf-ssa")},
+    "sssa-heads": (dataclasses.replace(TINY.with_attention("sssa"), heads=2), Structure(scale=0.25)),
     "lrf-dyn": (TINY.with_attention("lrf-dyn"), Structure()),
     "lrf-dyn-ungated": (dataclasses.replace(TINY.with_attention("lrf-dyn"), gate=False, dendrites=3), Structure()),
 }

@@ -113,7 +113,7 @@ def test_a_network_has_the_norm_it_is_asked_for(kind: str) -> None:
         torch.testing.assert_close(network(tokens), alone)
 
 
-@pytest.mark.parametrize("kind", ["ptbn", "tdbn"])
+@pytest.mark.parametrize("kind", ["ptbn", "ptrepbn", "tdbn"])
 def test_folded_layers_equal_the_evaluation(kind: str) -> None:
     torch.manual_seed(5)
     network = float_network(TINY, 15, 3, Structure(), kind)
@@ -152,3 +152,26 @@ def test_a_held_schedule_starts_later(schedule: str, thetas: list[float]) -> Non
 def test_a_schedule_longer_than_the_run_is_refused() -> None:
     with pytest.raises(ConfigError, match="before PTBN is a batch norm"):
         TrainConfig(geometry=TINY, norm_hold=0.6, norm_ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    ("choices", "says"),
+    [
+        ({"norm": "tdbn", "norm_schedule": "step"}, "norm_schedule goes with ptbn, ptrepbn alone: leave it at linear"),
+        ({"norm": "tdln", "quant_steps": 0, "norm_ratio": 0.2}, "norm_ratio goes with ptbn, ptrepbn alone"),
+        ({"norm": "tdbn", "norm_hold": 0.2}, "norm_hold goes with ptbn, ptrepbn alone: leave it at 0.0 for tdbn"),
+        ({"network": "bc", "norm": "ptrepbn"}, "norm is about the spiking network: leave it at ptbn for bc"),
+        ({"network": "bc", "norm_hold": 0.2}, "norm_hold is about the spiking network: leave it at 0.0 for bc"),
+    ],
+)
+def test_choices_that_would_do_nothing_are_refused(choices: dict, says: str) -> None:
+    if "network" in choices:
+        choices = {"quant_steps": 0, "inference": "recompute"} | choices
+    with pytest.raises(ConfigError, match=f"^{says}"):
+        TrainConfig(geometry=TINY, **choices)
+
+
+def test_both_forms_of_ptbn_take_a_schedule() -> None:
+    for norm in ("ptbn", "ptrepbn"):
+        config = TrainConfig(geometry=TINY, norm=norm, norm_schedule="cosine", norm_ratio=0.3, norm_hold=0.1)
+        assert TrainConfig.from_json(config.to_json()) == config

@@ -23,6 +23,7 @@ torch.set_num_threads(1)
 
 
 FORMS = {attention: TINY.with_attention(attention) for attention in ("pssa", "sssa", "tssa", "lrf-dyn")}
+FORMS["tssa, 4 heads"] = dataclasses.replace(FORMS["tssa"], heads=4)
 FORMS["ungated"] = dataclasses.replace(FORMS["lrf-dyn"], gate=False)
 
 

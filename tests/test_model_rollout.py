@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The closed loop: what the network is told, and what the environment is."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -121,9 +123,9 @@ def test_an_episode_keeps_its_own_past_when_others_end(kind) -> None:  # type: i
 
 def test_the_kind_and_number_of_actions_are_checked() -> None:
     normaliser = Normaliser(np.zeros(4), np.ones(4), 1.0)
-    with pytest.raises(DataError, match="takes discrete actions, the policy was made for continuous ones"):
+    with pytest.raises(DataError, match="has discrete actions, the policy was made for continuous ones"):
         rollout.run(Scripted(2), "CartPole-v1", normaliser, 0.0, [0], discrete=False)
-    with pytest.raises(DataError, match="takes continuous actions, the policy was made for discrete ones"):
+    with pytest.raises(DataError, match="has continuous actions, the policy was made for discrete ones"):
         rollout.run(Scripted(1), "Pendulum-v1", NORMALISER, 0.0, [0], discrete=True)
     with pytest.raises(DataError, match="takes 2 actions, the policy gives 3"):
         rollout.run(Scripted(3), "CartPole-v1", normaliser, 0.0, [0])
@@ -139,8 +141,16 @@ def test_recomputing_equals_streaming_in_the_loop() -> None:
 
 def test_effort_counts_a_row_once_per_use() -> None:
     effort = Effort()
+    assert effort.per_decision()["active_rows_per_decision"] is None
     effort.add(TINY, {"layer0.key": 3, "layer0.value": 3, "layer0.query": 3, "layer0.fc1": 5, "layer0.fc2": 7})
-    assert (effort.decisions, effort.active_rows) == (1, 9 + 5 * TINY.mlp_ratio + 7)
+    effort.add(TINY, {"layer0.key": 0, "layer0.value": 0, "layer0.query": 0, "layer0.fc1": 1, "layer0.fc2": 0})
+    found = effort.per_decision()
+    assert found["active_rows_per_decision"] == (9 + 6 * TINY.mlp_ratio + 7) / 2
+    assert found["rows_per_linear"]["layer0.fc1"] == 6 * TINY.mlp_ratio / 2
+    # an odd row takes a whole cycle, in each use
+    two = Effort()
+    two.add(dataclasses.replace(TINY, rows_per_cycle=2), {"layer0.key": 3, "layer0.fc1": 5, "layer0.fc2": 0})
+    assert two.per_decision()["fetch_cycles_per_decision"] == 2 + 3 * TINY.mlp_ratio
 
 
 def test_an_environment_of_another_size_is_refused() -> None:

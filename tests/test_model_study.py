@@ -292,7 +292,7 @@ def test_sweep_changes_one_size_at_a_time_on_windows_of_one_length(bench: Bench,
 
 def test_norms_learn_and_are_compared_within_a_seed(bench: Bench):
     rows = norms.compare(bench, norms.NORM_VARIANTS)
-    assert [row["variant"] for row in rows] == ["PTBN", "tdBN only", "tdLN only"]
+    assert [row["variant"] for row in rows] == ["PTBN", "PTRepBN", "tdBN only", "tdLN only"]
     assert all(row["curve"][-1][2] < row["curve"][0][2] for row in rows)
     assert rows[0]["relative_loss"] == 1.0
     assert rows[1]["relative_loss"] == rows[1]["validation_loss"] / rows[0]["validation_loss"]
@@ -358,7 +358,8 @@ def test_command_writes_result_and_figure_and_goes_on_where_it_stopped(tmp_path:
 def test_command_lists_its_studies(capsys):
     assert study.main(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert listed == ["entropy", "norms", "schedule", "window", "position", "streaming", "bits", "field"]
+    assert listed == list(study.STUDIES)
+    assert len(listed) == 12
 
 
 @pytest.mark.parametrize(

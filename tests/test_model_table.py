@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,11 @@ def test_a_table_is_filled_by_the_command_and_a_failing_cell_fails_alone(
             else:
                 yield cell, result
 
-    start = cells.sweep
+    start, folders = cells.sweep, []
     monkeypatch.setattr(cells, "sweep", sweep)
+    monkeypatch.setattr(cells, "_session_folder", lambda folder=cells._session_folder: _noted(folder(), folders))
     assert table.main([*arguments, *files]) == 1
+    assert [Path(folder).exists() for folder in folders] == [False]
     assert deaths == [{"failed": "its process died (WorkerCrashedError); the memory may have run out"}]
     printed, errors = capsys.readouterr()
     assert printed == (tmp_path / "table.md").read_text()
@@ -136,6 +139,23 @@ def test_a_table_is_filled_by_the_command_and_a_failing_cell_fails_alone(
 
 def _close(_: None) -> Any:
     yield from ()
+
+
+def _noted(folder: tempfile.TemporaryDirectory[str], names: list[str]) -> tempfile.TemporaryDirectory[str]:
+    names.append(folder.name)
+    return folder
+
+
+def test_the_folder_of_a_ray_session_is_short_enough_for_its_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    socket_of_ray = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+    for folder in (tmp_path / ("x" * 40), Path("/tmp")):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with cells._session_folder() as name:
+            assert len(f"{name}/{socket_of_ray}") <= 103
+        assert not Path(name).exists()
 
 
 def test_an_interrupted_cell_goes_on_in_the_middle_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +201,7 @@ def test_the_papers_rule_takes_the_best_target_of_the_best_checkpoint() -> None:
 
 
 def test_the_paper_protocol_tries_every_target(tmp_path: Path) -> None:
-    result = cells.run(cell("bc", steps=4, rule="paper"), tmp_path, Resources())
+    result = cells.run(cell("bc", steps=4, quant_steps=0, rule="paper"), tmp_path, Resources())
     assert [(r["step"], r["target_return"]) for r in result["float"]] == [(2, 500), (2, 250), (4, 500), (4, 250)]
 
 
@@ -267,5 +287,6 @@ def test_a_method_that_cannot_be_configured_fails_alone(monkeypatch: pytest.Monk
     monkeypatch.setitem(METHODS, "odd", suites.Method(attention="none"))
     sweep = table.Sweep([tasks.find("cartpole-mixed")], ["odd", "bc"], [0], PROTOCOLS["honest"], Budget())
     assert [cell.method for cell in sweep.cells] == ["bc"]
-    (problem,) = sweep.document("classic", "")["tasks"][0]["rows"][0]["problems"]
+    _, odd = sweep.document("classic", "")["tasks"][0]["rows"]
+    (problem,) = odd["problems"]
     assert "attention must be" in problem["failed"]

@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from model import collect, evaluate, export, train
+from model.cost.subject import Subject
 from model.data import offline
+from model.data.environments import DataError
 from model.deployed.artifact import Policy
 from model.deployed.geometry import TINY, Geometry
 from model.deployed.golden import lif
@@ -25,7 +27,7 @@ from model.scores import evaluation
 from model.training import deployment
 from model.training import trainer as trainer_module
 from model.training.checkpoint import Checkpoint, CheckpointError
-from model.training.config import NETWORKS, ConfigError, TrainConfig, find
+from model.training.config import NETWORKS, PRESETS, ConfigError, TrainConfig, find
 from model.training.trainer import PHASES, Trainer, TrainError, kept_steps, rate
 from tests import swing
 
@@ -95,6 +97,7 @@ def test_training_leaves_the_weights_inside_their_grids(trained: Path) -> None:
 def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, trained: Path, stop: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    torch.set_float32_matmul_precision("medium")  # as the command that made the other run does
     update = Trainer._update
 
     def interrupted(self: Trainer, learning_rate: float) -> float:
@@ -143,6 +146,7 @@ def test_export_deploys_exactly_the_evaluated_network(trained: Path, tmp_path: P
     assert 0 < golden["active_rows_per_decision"] < golden["dense_rows_per_decision"]
     policy = Policy.load(out)
     assert policy.environment == "Pendulum-v1"
+    assert policy.discrete is False
     assert policy.target_return == 3.0
     assert [score["kind"] for score in policy.provenance["scores"]] == ["float", "quantised"]
     assert policy.provenance["scores"][1]["mean_return"] == quant["mean_return"]
@@ -210,11 +214,20 @@ def test_discrete_actions_are_classified_in_both_phases(choices: str, tmp_path: 
         losses = {row["phase"]: float(row["validation_loss"]) for row in csv.DictReader(file)}
     assert max(losses.values()) < 0.75 * np.log(2)  # of guessing
     policy, _ = deployment.export(tmp_path / "run" / "quant.pt")
+    assert policy.discrete is True
     policy.save(tmp_path / "policy.safetensors")
     files = (tmp_path / "run" / "quant.pt", tmp_path / "policy.safetensors")
     quant, golden = (evaluation.evaluate(file, episodes=3, seed=0, target_return=None) for file in files)
     assert quant["returns"] == golden["returns"]
     assert quant["mean_return"] > 60  # random: 22
+    dataclasses.replace(policy, discrete=False, provenance={}).save(files[1])
+    for act in (
+        lambda: evaluation.evaluate(files[1], episodes=1, seed=0, target_return=None),
+        lambda: collect.run_policy(files[1], "test/never-v0", episodes=1, noise=0.0, seed=0),
+        lambda: Subject.load(files[1]).tokens(1, 0),
+    ):
+        with pytest.raises(DataError, match="CartPole-v1 has discrete actions, the policy was made for continuous"):
+            act()
 
 
 def test_delayed_reward_reaches_data_and_episodes(trained: Path, tmp_path: Path) -> None:
@@ -320,7 +333,7 @@ def test_a_run_refuses_what_it_cannot_continue(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--config", "nonsense"], "'nonsense' is neither a preset (hopper, tiny) nor a JSON file"),
+        (["--config", "nonsense"], f"'nonsense' is neither a preset ({', '.join(PRESETS)}) nor a JSON file"),
         (["--config", "tiny", "--steps", "0"], "steps must be positive, not 0"),
         (["--device", "cuda"], "there is no usable GPU; leave --device out, or choose cpu"),
     ],

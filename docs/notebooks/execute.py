@@ -8,6 +8,7 @@ python docs/notebooks/execute.py --out runs/fly.ipynb
 import argparse
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -39,18 +40,22 @@ def main(arguments: list[str] | None = None) -> int:
         return refuse(f"{options.notebook} is no notebook")
     except OSError as error:
         return refuse(f"{error.filename}: {error.strerror}; name a notebook, and with --out a file that can be written")
-    client = NotebookClient(
-        notebook,
-        timeout=TIMEOUT_S,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(ROOT)}},
-        config=Config(KernelManager={"transport": "ipc"}),  # no port that others on this machine could listen to
-    )
     failed = ""
-    try:
-        client.execute()
-    except CellExecutionError as error:
-        failed = f"{error.ename}: {error.evalue}"
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("IPYTHONDIR", folder)
+        # no port that others on this machine could listen to
+        sockets = {"transport": "ipc", "ip": str(Path(folder) / "kernel")}
+        client = NotebookClient(
+            notebook,
+            timeout=TIMEOUT_S,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(ROOT)}},
+            config=Config(KernelManager=sockets),
+        )
+        try:
+            client.execute()
+        except CellExecutionError as error:
+            failed = f"{error.ename}: {error.evalue}"
     nbformat.write(notebook, out)
     print(f"{out}: {sum(cell.cell_type == 'code' for cell in notebook.cells)} cells run" if not failed else out)
     if failed:

@@ -110,7 +110,8 @@ class Subject:
             read, source = windows.tokens[start : start + count].astype(np.float64), f"{self.dataset}, episode {chosen}"
         else:
             brain = _Listener(self)
-            rollout.run(brain, self.environment, self.normaliser, self.target_return, [seed], delayed=self.delayed)
+            known = {"delayed": self.delayed, "discrete": self.policy.discrete if self.policy else None}
+            rollout.run(brain, self.environment, self.normaliser, self.target_return, [seed], **known)
             if len(brain.tokens) < count:
                 raise DataError(
                     f"the episode of {self.environment} with seed {seed} ended after {len(brain.tokens)} steps; "

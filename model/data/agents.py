@@ -78,7 +78,8 @@ def _stable_baselines(file: Path, environment: "gymnasium.Env[Any, Any]", seed: 
         "observation_space": space,
         "action_space": action_space,
     }
-    normalise = _normalisation(file.with_name("vecnormalize.pkl"), space.shape)
+    normalise, space = _normalisation(file.with_name("vecnormalize.pkl"), space)
+    replaced["observation_space"] = space
     with _old_gym(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # parts that only training needs may not be readable any more
         try:
@@ -104,18 +105,36 @@ def _stable_baselines(file: Path, environment: "gymnasium.Env[Any, Any]", seed: 
     return lambda observation, sample: policy.predict(normalise(observation), deterministic=not sample)[0]
 
 
-def _normalisation(file: Path, shape: tuple[int, ...] | None) -> Callable[[NDArray[Any]], NDArray[Any]]:
+OLD_ANT = 27, 111
+"""Observations of Ant without contact forces, and those of its versions up to 3, whose forces were always zero."""
+
+
+def _normalisation(
+    file: Path, space: "gymnasium.Space[Any]"
+) -> tuple[Callable[[NDArray[Any]], NDArray[Any]], "gymnasium.Space[Any]"]:
+    """Return what an agent does to an observation before it looks at it, and the space it then looks at."""
+    from gymnasium.spaces import Box
+
     if not file.is_file():
-        return lambda observation: observation
+        return lambda observation: observation, space
     with _old_gym(), file.open("rb") as stream:
         saved = pickle.load(stream)
     if not saved.norm_obs:
-        return lambda observation: observation
+        return lambda observation: observation, space
     mean, variance = saved.obs_rms.mean, saved.obs_rms.var
-    if mean.shape != shape:
-        raise DataError(f"{file} normalises observations of the shape {mean.shape}, the environment has {shape}")
+    missing = 0
+    if (*(space.shape or ()), *mean.shape) == OLD_ANT:
+        missing = OLD_ANT[1] - OLD_ANT[0]
+        space = Box(-np.inf, np.inf, mean.shape)
+    if mean.shape != space.shape:
+        raise DataError(f"{file} normalises observations of the shape {mean.shape}, the environment has {space.shape}")
     deviation = np.sqrt(variance + saved.epsilon)
-    return lambda observation: np.clip((observation - mean) / deviation, -saved.clip_obs, saved.clip_obs)
+
+    def normalise(observation: NDArray[Any]) -> NDArray[Any]:
+        seen = np.concatenate([observation, np.zeros(missing)])
+        return np.clip((seen - mean) / deviation, -saved.clip_obs, saved.clip_obs)
+
+    return normalise, space
 
 
 def _same_size(file: Path, environment: "gymnasium.Env[Any, Any]", inputs: int, outputs: int) -> None:
@@ -168,6 +187,7 @@ def train(environment: str, out: Path, algorithm: str | None, steps: int | None,
     import stable_baselines3
     import torch
     from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.logger import Logger
 
     usual, usual_steps, count, options = RECIPES.get(environment, ("PPO", 100_000, 1, {}))
     chosen = algorithm or usual
@@ -180,6 +200,7 @@ def train(environment: str, out: Path, algorithm: str | None, steps: int | None,
     try:
         maker = getattr(stable_baselines3, chosen)
         agent = maker("MlpPolicy", environments, seed=seed, device="cpu", **options)
+        agent.set_logger(Logger(folder=None, output_formats=[]))  # its own makes a folder among the temporary files
         agent.learn(steps, callback=_bar(steps) if progress else None)
     except (AssertionError, ValueError) as error:
         raise DataError(f"{chosen} cannot be trained on {environment}: {' '.join(str(error).split())[:200]}") from None

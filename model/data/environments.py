@@ -4,6 +4,8 @@
 import contextlib
 import io
 import json
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,9 @@ Floats = NDArray[np.float32]
 
 ROBOTICS = ("AdroitHand", "AntMaze", "PointMaze", "FrankaKitchen", "Fetch", "HandReach", "HandManipulate")
 """How the ids of gymnasium-robotics begin; only for them is it imported."""
+
+MAZES = ("AntMaze", "PointMaze")
+"""How the ids of those begin that write their model into the temporary folder, to be read once, and leave it there."""
 
 
 class DataError(ValueError):
@@ -43,6 +48,8 @@ def name_of(spec: "gymnasium.envs.registration.EnvSpec") -> str:
     known = gymnasium.registry.get(spec.id)
     usual = known.kwargs if known else {}
     options = {key: value for key, value in spec.kwargs.items() if key not in usual or usual[key] != value}
+    if known and spec.max_episode_steps != known.max_episode_steps:
+        options["max_episode_steps"] = spec.max_episode_steps
     return spec.id + (f" {json.dumps(options, sort_keys=True)}" if options else "")
 
 
@@ -56,8 +63,10 @@ def make(environment: str, **options: Any) -> "gymnasium.Env[Any, Any]":
 
     name, chosen = parse(environment)
     _register(name)
+    _log_to_the_console()
     try:
-        made = gymnasium.make(name, **{"disable_env_checker": True, **chosen, **options})
+        with own_temporary_folder() if name.startswith(MAZES) else contextlib.nullcontext():
+            made = gymnasium.make(name, **{"disable_env_checker": True, **chosen, **options})
     except (gymnasium.error.Error, AssertionError, ImportError, TypeError, ValueError) as error:
         if name.startswith("FrankaKitchen") and isinstance(error, AssertionError):
             raise DataError(f"{name} fails with MuJoCo 3.12 and newer: pip install 'mujoco==3.11.0'") from None
@@ -83,6 +92,28 @@ def _register(name: str) -> None:
     gymnasium.register_envs(gymnasium_robotics)
 
 
+def _log_to_the_console() -> None:
+    """Keep MuJoCo's warnings out of MUJOCO_LOG.TXT in the working directory; the console shows them as before."""
+    import mujoco  # type: ignore[import-untyped]
+
+    config = mujoco.MjLogConfig.get()
+    config.logto_file = False
+    config.set()
+
+
+@contextlib.contextmanager
+def own_temporary_folder() -> Iterator[None]:
+    """Let what runs within have a temporary folder that is removed afterwards."""
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory() as folder:
+        # such a maze writes beside the folder that it asks for
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
@@ -104,6 +135,19 @@ def flatten(space: "gymnasium.Space[Any]", values: Any) -> NDArray[Any]:
     if isinstance(space, (spaces.Box, spaces.MultiBinary)):
         return rows.reshape(len(rows), -1)
     raise DataError(f"the observation space {space} is no vector; wrap the environment before collecting")
+
+
+def require_kind(owner: str, discrete: bool, trained: bool | None) -> None:
+    """Raise `DataError` where an environment or a data set has not the kind of actions a policy was trained for.
+
+    trained : whether those were discrete; None where the policy does not say.
+    """
+    if trained is not None and trained != discrete:
+        kinds = {True: "discrete", False: "continuous"}
+        raise DataError(
+            f"{owner} has {kinds[discrete]} actions, the policy was made for {kinds[trained]} ones; "
+            "choose what the policy was trained for, or another policy"
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.data import offline
-from model.data.environments import DataError
+from model.data.environments import DataError, own_temporary_folder
 from model.data.offline import local_root, normalised_score
 from model.data.tasks import reference
 
@@ -47,7 +47,8 @@ def create(
     root = local_root()
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=root) as partial:
-        with _minari_folder(Path(partial)), warnings.catch_warnings():
+        # Minari makes the environment once more
+        with _minari_folder(Path(partial)), own_temporary_folder(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about authors and links, which a local set has no use for
             try:
                 minari.create_dataset_from_buffers(

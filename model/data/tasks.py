@@ -125,6 +125,9 @@ def _task(
     return Task(name, suite, dataset, environment, targets[0], targets, return_scale, known, discrete, published, note)
 
 
+WITHOUT_FORCES = '{"include_cfrc_ext_in_observation": false}'
+
+
 def _mujoco() -> Iterator[Task]:
     choices = {
         "hopper": ("Hopper-v5", (3600.0, 1800.0)),
@@ -133,14 +136,17 @@ def _mujoco() -> Iterator[Task]:
         "ant": ("Ant-v5", (6000.0, 3000.0)),  # the papers have no Ant
     }
     for family, (environment, targets) in choices.items():
-        mine = {} if family == "ant" else {level: f"{family}/{level}-v0" for level in ("medium", "expert")}
+        levels = ("medium",) if family == "ant" else ("medium", "expert")
+        mine = {level: f"{family}/{level}-v0" for level in levels}
         theirs = {level: f"mujoco/{family}/{level}-v0" for level in ("simple", "medium", "expert")}
         for sets, note in ((mine, "local data"), (theirs, "Minari's data")):
-            if sets:
+            if "expert" in sets:
                 sets["medium-expert"] = f"{sets['medium']}+{sets['expert']}"
             for level, dataset in sets.items():
                 name = f"{family}-{level}" + ("-minari" if sets is theirs and level in mine else "")
-                yield _task(name, "mujoco", dataset, environment, targets, 1000.0, f"{note}; {OTHER_DATA}")
+                # Ant's later versions observe contact forces too, which data of the older ones lack
+                made = f"{environment} {WITHOUT_FORCES}" if family == "ant" and sets is mine else environment
+                yield _task(name, "mujoco", dataset, made, targets, 1000.0, f"{note}; {OTHER_DATA}")
 
 
 def _adroit() -> Iterator[Task]:
@@ -152,11 +158,14 @@ def _adroit() -> Iterator[Task]:
     }
     note = "Adroit's rewards changed in gymnasium-robotics 1.2.1 under the same id; name the version with scores"
     for family, (targets, scale) in choices.items():
-        sets = {f"{family}-{level}": f"D4RL/{family}/{level}-v2" for level in ("human", "cloned", "expert")}
-        if family == "door":
-            sets = {"door-human": "door/human-v0", "door-human-minari": sets.pop("door-human"), **sets}
-        for name, dataset in sets.items():
-            yield _task(name, "adroit", dataset, f"AdroitHand{family.title()}-v1", targets, scale, note)
+        # D4RL's references are of 100 steps, gymnasium-robotics lets the pen go on for 200
+        environment = f"AdroitHand{family.title()}-v1" + (' {"max_episode_steps": 100}' if family == "pen" else "")
+        mine = {"pen": ("expert",), "door": ("human", "expert")}.get(family, ())
+        for level in mine:
+            yield _task(f"{family}-{level}", "adroit", f"{family}/{level}-v0", environment, targets, scale, note)
+        for level in ("human", "cloned", "expert"):
+            name = f"{family}-{level}" + ("-minari" if level in mine else "")
+            yield _task(name, "adroit", f"D4RL/{family}/{level}-v2", environment, targets, scale, note)
 
 
 def _antmaze() -> Iterator[Task]:

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from model.deployed.geometry import Geometry, GeometryError
 
@@ -81,7 +79,7 @@ def _attention_ranges(g: Geometry) -> dict[str, tuple[tuple[int, ...], int, int]
     }
 
 
-def _storage(low: int, high: int) -> type[np.signedinteger[Any]]:
+def _storage(low: int, high: int) -> "type[np.signedinteger[Any]]":
     for dtype in (np.int8, np.int16, np.int32):
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             return dtype
@@ -97,6 +95,8 @@ class Policy:
     input_scale : float64 [observation + action + 1], integer steps per unit of a normalised token component.
     return_scale : environment return per unit of the token's return-to-go.
     provenance : JSON-able facts: environment, data set, digests, training command, seeds, scores, versions.
+    discrete : whether it was trained to choose (the largest action component), or for continuous actions; None where
+    the artifact does not say, as those from before this was recorded.
     """
 
     geometry: Geometry
@@ -108,6 +108,7 @@ class Policy:
     target_return: float
     return_scale: float
     provenance: dict[str, Any] = field(default_factory=dict)
+    discrete: bool | None = None
 
     def __post_init__(self) -> None:
         g = self.geometry
@@ -133,6 +134,8 @@ class Policy:
                 raise ArtifactError(f"{name} holds a NaN or an infinity")
         if self.input_std.shape != self.input_mean.shape or (self.input_std <= 0).any():
             raise ArtifactError("input_std must be positive, one per observation component")
+        if self.discrete is not None and type(self.discrete) is not bool:
+            raise ArtifactError(f"discrete must be true or false, not {self.discrete!r}")
 
     @property
     def observation_size(self) -> int:
@@ -153,6 +156,10 @@ class Policy:
     def delayed(self) -> bool:
         """Whether it was trained with all reward at the end of an episode: its return-to-go then stays as asked."""
         return bool(self.provenance.get("config", {}).get("delayed"))
+
+    def score(self, kind: str) -> dict[str, Any] | None:
+        """Return the first score inside of a kind of network, "float" or "quantised" (`model.evaluate`), or None."""
+        return next((score for score in self.provenance.get("scores", []) if score["kind"] == kind), None)
 
     @property
     def digest(self) -> str:
@@ -180,10 +187,15 @@ class Policy:
             "return_scale": repr(float(self.return_scale)),
             "provenance": json.dumps(self.provenance, sort_keys=True),
         }
+        if self.discrete is not None:  # what says nothing keeps the digest it always had
+            metadata["discrete"] = json.dumps(self.discrete)
         return tensors, metadata
 
     def save(self, path: Path) -> None:
         """Write the artifact, whole or not at all. Raises `ArtifactError`."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import save_file
+
         tensors, metadata = self._contents()
         partial = path.with_suffix(".partial")
         try:
@@ -203,6 +215,8 @@ class Policy:
             raise ArtifactError(
                 f"there is no policy at {path}; export one with `python -m model.export` or name another"
             )
+        from safetensors import SafetensorError, safe_open  # not at the top: a board may lack it and read no artifact
+
         try:
             with safe_open(str(path), framework="numpy") as file:
                 metadata = dict(file.metadata() or {})
@@ -222,6 +236,7 @@ class Policy:
                 target_return=float(metadata["target_return"]),
                 return_scale=float(metadata["return_scale"]),
                 provenance=json.loads(metadata["provenance"]),
+                discrete=json.loads(metadata.get("discrete", "null")),
             )
         except (KeyError, GeometryError, ArtifactError, ValueError) as error:
             raise ArtifactError(f"{path} is not a usable policy: {error}") from None

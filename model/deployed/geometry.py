@@ -19,7 +19,8 @@ ATTENTIONS = ("pssa", "sssa", "tssa", "lrf-ssa", "lrf-dyn")
 """What `Geometry.attention` may be (docs/attention.md)."""
 
 _DILATIONS = (3, 5)
-_DYNAMICS = {"dendrites": 8, "gate": True}  # what only lrf-dyn has, at its defaults
+_MATCHING = ("sssa", "tssa", "lrf-ssa")
+_GOES_WITH = {"dendrites": ("lrf-dyn",), "gate": ("lrf-dyn",), "heads": _MATCHING}  # choice -> the attentions it is of
 
 
 class GeometryError(ValueError):
@@ -58,6 +59,7 @@ class Geometry:
     attention: str = "pssa"  # one of ATTENTIONS
     dendrites: int = 8  # k, states per channel and SNN step; lrf-dyn alone
     gate: bool = True  # whether the query gates the current; lrf-dyn alone
+    heads: int = 1  # equal shares of the channels whose matches are counted apart; sssa, tssa and lrf-ssa alone
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -69,13 +71,13 @@ class Geometry:
         )
         _require(type(self.gate) is bool, f"gate must be true or false, not {self.gate!r}")
         # an option that would do nothing is a mistake
-        if self.attention != "lrf-dyn":
-            for name, default in _DYNAMICS.items():
-                _require(
-                    getattr(self, name) == default,
-                    f"{name} goes with lrf-dyn alone: leave it at {default} for {self.attention}",
-                )
-        else:
+        for name, attentions in _GOES_WITH.items():
+            _require(
+                self.attention in attentions or getattr(self, name) == getattr(type(self), name),
+                f"{name} goes with {', '.join(attentions)} alone: leave it at {getattr(type(self), name)} for "
+                f"{self.attention}",
+            )
+        if self.attention == "lrf-dyn":
             default = type(self).window
             _require(
                 self.window == default,
@@ -90,6 +92,10 @@ class Geometry:
         _require(
             self.d_model % self.group == 0,
             f"d_model must be a multiple of group, but {self.d_model} is not one of {self.group}",
+        )
+        _require(
+            self.d_model % self.heads == 0,
+            f"d_model {self.d_model} cannot be shared among {self.heads} heads; choose a divisor",
         )
         _require(self.steps <= 8, f"steps must be at most 8, not {self.steps}")
         _require(self.layers <= 8, f"layers must be at most 8 (one signature register each), not {self.layers}")
@@ -109,7 +115,7 @@ class Geometry:
         _require(
             self.attention_bits <= 16,
             f"{self.attention} over {self.window} tokens needs {self.attention_bits} accumulator bits, at most 16: "
-            "lower d_model, window or steps",
+            "lower d_model, window or steps, or take more heads",
         )
         _require(
             self.head_bits <= 32,
@@ -166,9 +172,8 @@ class Geometry:
     @property
     def state_bits(self) -> int:
         """Bits that a layer keeps of the past tokens while it streams: spikes one bit, dendrites `dendrite_bits`."""
-        matched = self.attention in ("sssa", "tssa", "lrf-ssa")
         # the keys, then the values, or `k AND v` in one
-        spikes = (self.window - 1 if matched else 0) + self.reach
+        spikes = (self.window - 1 if self.attention in _MATCHING else 0) + self.reach
         numbers = self.dendrites * self.dendrite_bits if self.attention == "lrf-dyn" else 0
         return self.steps * self.d_model * (spikes + numbers)
 
@@ -206,8 +211,8 @@ class Geometry:
 
     @property
     def match_bits(self) -> int:
-        """Signed width that holds the count of sssa, tssa and lrf-ssa: `q . k`, summed over the window."""
-        overlap = self.d_model * (self.steps if self.attention == "tssa" else 1)
+        """Signed width that holds the count of sssa, tssa and lrf-ssa: a head's `q . k`, summed over the window."""
+        overlap = self.d_model // self.heads * (self.steps if self.attention == "tssa" else 1)
         return (overlap * self.window).bit_length() + 1
 
     @property
@@ -306,10 +311,12 @@ class Geometry:
     # Identity
 
     def to_json(self) -> str:
-        """Return the choices as canonical JSON: sorted keys, no spaces; of dendrites and gate only where they count."""
+        """Return the choices as canonical JSON: sorted keys, no spaces; dendrites, gate and heads where they count."""
         choices = dataclasses.asdict(self)
-        if self.attention != "lrf-dyn":
-            choices = {name: value for name, value in choices.items() if name not in _DYNAMICS}
+        for name, attentions in _GOES_WITH.items():
+            # one head is what there was before there were several: the digests of those geometries stay
+            if self.attention not in attentions or (name, choices[name]) == ("heads", 1):
+                del choices[name]
         return json.dumps(choices, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -348,8 +355,10 @@ class Geometry:
 
     def with_attention(self, attention: str) -> "Geometry":
         """Return the same sizes with another attention, what that one lacks back at its default."""
-        lacking: dict[str, Any] = {"window": type(self).window} if attention == "lrf-dyn" else _DYNAMICS
-        return dataclasses.replace(self, attention=attention, **lacking)
+        lacking = [name for name, attentions in _GOES_WITH.items() if attention not in attentions]
+        if attention == "lrf-dyn":
+            lacking.append("window")
+        return dataclasses.replace(self, attention=attention, **{name: getattr(type(self), name) for name in lacking})
 
     def differences(self, other: "Geometry") -> list[str]:
         """Return 'field: mine, theirs' for every field that differs."""
@@ -383,7 +392,10 @@ ODD = Geometry(
 HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3)
 """What fits a PYNQ-Z2: Hopper, and any environment of at most 17 observations and 6 actions."""
 
-PRESETS = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2}
+CLASSIC = Geometry(observation_size=6, action_size=3, d_model=64, layers=2)
+"""Classic control: any of its environments."""
+
+PRESETS = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2, "CLASSIC": CLASSIC}
 
 
 def preset(name: str) -> Geometry:

@@ -6,7 +6,7 @@ Arrays are [steps, ..., channels]; between the two may stand an axis of episodes
 The circuit and the PyTorch evaluation mode are separate readings of the same number format; neither imports this file.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,6 +94,20 @@ class Trace:
     spikes: dict[str, Bits] = field(default_factory=dict)  # "layer0.key" -> [steps, ..., channels]
     active_rows: dict[str, Any] = field(default_factory=dict)  # int, or list[int] per episode: inputs that spike
     saturations: int = 0  # residual membranes and dendrites that were clipped
+
+
+def reads(geometry: Geometry, linear: str) -> int:
+    """Return how often the row of a linear's input is fetched ("layer0.fc1", say): once per d_model outputs."""
+    return geometry.mlp_ratio if linear.endswith(".fc1") else 1
+
+
+def fetch_cycles(geometry: Geometry, active_rows: Mapping[str, int]) -> int:
+    """Return the fewest cycles that a decision's passes can take: each fetches its active rows and does nothing else.
+
+    active_rows : as in `Trace`, of one decision. Embedding, head, window and every latency count nothing in it.
+    """
+    per_cycle = geometry.rows_per_cycle
+    return sum(reads(geometry, linear) * -(-rows // per_cycle) for linear, rows in active_rows.items())
 
 
 class GoldenNetwork:

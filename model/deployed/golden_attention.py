@@ -31,23 +31,29 @@ def window_sum(ring: Bits, taps: Integers) -> Integers:
     return acc
 
 
-def overlap(query: Bits, keys: Bits, joint: bool) -> Integers:
+def overlap(query: Bits, keys: Bits, joint: bool, heads: int) -> Integers:
     """Count the channels in which a query and each key spike, in each step or (`joint`) in all steps together.
 
-    query [steps, ..., channels], keys [tokens, steps, ..., channels] -> [tokens, steps, ...].
+    Each of `heads` equal shares of the channels has a count of its own.
+    query [steps, ..., channels], keys [tokens, steps, ..., channels] -> [tokens, steps, ..., heads].
     """
-    both = np.packbits(query, axis=-1) & np.packbits(keys, axis=-1)
-    counts: Integers = np.bitwise_count(both).sum(axis=-1, dtype=np.int64)
+    q, k = (np.packbits(_by_head(spikes, heads), axis=-1) for spikes in (query, keys))
+    counts: Integers = np.bitwise_count(q & k).sum(axis=-1, dtype=np.int64)
     return np.broadcast_to(counts.sum(axis=1, keepdims=True), counts.shape) if joint else counts
 
 
 def match_sum(counts: Integers, values: Bits) -> Integers:
-    """Sum the counts of the tokens whose value spikes: `acc[t,c] = sum_j counts[j,t] v[j][t,c]`.
+    """Sum the counts of the tokens whose value spikes: `acc[t,c] = sum_j counts[j,t,head of c] v[j][t,c]`.
 
-    counts [tokens, steps, ...], values [tokens, steps, ..., channels] -> [steps, ..., channels].
+    counts [tokens, steps, ..., heads], values [tokens, steps, ..., channels] -> [steps, ..., channels].
     """
-    acc: Integers = np.where(values, counts[..., None], 0).sum(axis=0)
-    return acc
+    acc: Integers = np.where(_by_head(values, counts.shape[-1]), counts[..., None], 0).sum(axis=0)
+    return acc.reshape(values.shape[1:])
+
+
+def _by_head(spikes: Bits, heads: int) -> Bits:
+    """Cut the channels into heads: [..., channels] -> [..., heads, channels / heads]."""
+    return spikes.reshape(*spikes.shape[:-1], heads, -1)
 
 
 def shifted(x: Integers, code: Integers, least: int = 0) -> Integers:
@@ -109,7 +115,7 @@ class Match:
     """SSSA and TSSA. `keys`, `values` : of the window's tokens, newest first [tokens, steps, ..., channels]."""
 
     def __init__(self, g: Geometry, tensors: Mapping[str, Integers]) -> None:
-        self._window, self._joint = g.window, g.attention == "tssa"
+        self._window, self._joint, self._heads = g.window, g.attention == "tssa", g.heads
         self.keys: Bits = np.zeros((0,), np.bool_)
         self.values: Bits = np.zeros((0,), np.bool_)
 
@@ -117,7 +123,7 @@ class Match:
         """Advance."""
         assert query is not None
         self.keys, self.values = _push(self.keys, key, self._window), _push(self.values, value, self._window)
-        return match_sum(overlap(query, self.keys, self._joint), self.values), 0
+        return match_sum(overlap(query, self.keys, self._joint, self._heads), self.values), 0
 
     def keep(self, episodes: Sequence[int]) -> None:
         """Keep."""

@@ -65,7 +65,8 @@ def random_policy(
 
 def _usual_attention(g: Geometry) -> int:
     """Return about the largest threshold that a current of the attention still passes now and then."""
-    usual = {"sssa": g.d_model * g.window // 24, "tssa": g.steps * g.d_model * g.window // 24, "lrf-dyn": 1 << 6}
+    matches = g.d_model // g.heads * g.window
+    usual = {"sssa": matches // 24, "tssa": g.steps * matches // 24, "lrf-dyn": 1 << 6}
     return usual.get(g.attention, 0)
 
 

@@ -30,8 +30,9 @@ def attention_reach(g: Geometry, tensors: dict[str, np.ndarray], at: str) -> tup
     if g.attention == "pssa":
         return reach(tensors[f"{at}.window.weight"])
     if g.attention in ("sssa", "tssa"):
-        most = g.window * g.d_model * (g.steps if g.attention == "tssa" else 1)
-        return np.zeros(1, np.int64), np.array([most])
+        # every channel of a head in which a query meets a key, in one step or in all, for each token of the window
+        matches = g.d_model // g.heads * (g.steps if g.attention == "tssa" else 1)
+        return np.zeros(1, np.int64), np.array([g.window * matches])
     top = 1 << (g.dendrite_bits - 1)
     code = np.asarray(tensors[f"{at}.dynamics.readout"], np.int64)
     ends = np.stack([shifted(np.array(end), code, g.least_readout_shift) for end in (-top, top - 1)])

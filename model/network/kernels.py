@@ -6,17 +6,16 @@ Without a compiler, on other devices and types, and with SPIKELOOP_KERNELS=off e
 """
 
 import ctypes
-import fcntl
 import functools
-import hashlib
 import os
 import platform
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from model.compiled import call, compiled
 
 SWITCH = "SPIKELOOP_KERNELS"
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -42,25 +41,11 @@ SIGNATURES = {
 }
 
 
-def _call(*command: str) -> str:
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stderr
-
-
 def build(cache: Path = CACHE) -> Path:
     """Return the shared library, compiled if it is not kept. Raises `OSError` or `CalledProcessError`."""
     # what the compiler would run names its version and all that it found the processor to be
-    target = _call("g++", *FLAGS, "-###", "-E", "-x", "c++", "-")
-    digest = hashlib.sha256("|".join([target, *FLAGS]).encode() + SOURCE.read_bytes()).hexdigest()[:16]
-    built = cache / f"{digest}.so"
-    if not built.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with built.with_suffix(".lock").open("w") as lock, tempfile.TemporaryDirectory(dir=cache) as scratch:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a second process waits for the first one's library
-            if not built.exists():
-                partial = Path(scratch) / built.name
-                _call("g++", *FLAGS, str(SOURCE), "-o", str(partial))
-                partial.replace(built)
-    return built
+    target = call("g++", *FLAGS, "-###", "-E", "-x", "c++", "-")
+    return compiled(SOURCE, ["g++", *FLAGS], cache, target)
 
 
 @functools.cache

@@ -81,7 +81,7 @@ def _linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
 
 
 class Normed(nn.Module):
-    """Linear and norm (a name of `model.network.norm.NORMS`) on rows: [..., in] -> [..., out]."""
+    """Linear and norm (a name of `model.network.norm.NORMS`) on rows of a single step: [rows, in] -> [rows, out]."""
 
     def __init__(self, inputs: int, outputs: int, norm: str, groups: int = 1) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Normed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply both."""
-        return self.norm(self.linear(x.flatten(0, -2))).unflatten(0, x.shape[:-1])
+        return self.norm(self.linear(x))
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return weight [out, in] and bias [out] of the evaluation's linear and norm in one."""
@@ -160,8 +160,7 @@ class Head(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Predict."""
-        normed = self.norm(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return torch.tanh(self.linear(normed.mean(0)))
+        return torch.tanh(self.linear(self.norm(x).mean(0)))
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Return weight [actions, d] and bias [actions] of `tanh(weight mean_t(x) + bias)`, in double precision."""

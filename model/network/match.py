@@ -13,6 +13,7 @@ from model.network.window import newest_sum
 class Match(Attention):
     """`scale * sum_j (q[n] . k[j]) v[j]` over the tokens j of the window, plus local taps on v where there are some.
 
+    Each of `Geometry.heads` equal shares of the channels counts its own matches and weighs its own values with them.
     joint : q . k counts the matches of all SNN steps together (TSSA) instead of each step's own (SSSA, LRF-SSA).
     threshold [d] : of the neurons behind; in counts where `scale` is 1 (the integer form), else in currents.
     local : () -> weights [d, distances] of `Geometry.local_distances`, or None.
@@ -28,12 +29,13 @@ class Match(Attention):
 
     def forward(self, key: Tensor, value: Tensor, query: Tensor, rows: Rows) -> Tensor:
         """Match every token with those of its window, as a banded matrix; padding has no spikes and never matches."""
-        k, v, q = rows.spread(key), rows.spread(value), rows.spread(query)
+        v = rows.spread(value)
+        q, k, own = (self._by_head(x) for x in (rows.spread(query), rows.spread(key), v))
         counts = torch.matmul(q, k.transpose(-1, -2))
         if self.joint:
             counts = counts.sum(0, keepdim=True)
         band = counts.new_ones(rows.length, rows.length).tril().triu(1 - self.geometry.window)
-        current = torch.matmul(counts * band, v) * self.scale
+        current = torch.matmul(counts * band, own).transpose(2, 3).flatten(3) * self.scale
         if self.local is not None:
             current = current + local_sum(v, self.local(), self.geometry.local_distances)
         return rows.pack(current)
@@ -47,11 +49,15 @@ class Match(Attention):
         """Match the token with itself and the window before it."""
         g = self.geometry
         recent = torch.cat([state, torch.stack([key, value], 2)[:, :, None]], dim=2)
-        k, v = recent[:, :, -g.window :].unbind(3)
-        counts = torch.matmul(k, query[..., None])
+        k, v = (self._by_head(x) for x in recent[:, :, -g.window :].unbind(3))
+        counts = torch.matmul(k, self._by_head(query[:, :, None]).transpose(-1, -2))
         if self.joint:
             counts = counts.sum(0, keepdim=True)
-        current = (counts * v).sum(2) * self.scale
+        current = (counts * v).sum(3).flatten(2) * self.scale
         if self.local is not None:
             current = current + newest_sum(recent[:, :, :, 1], self.local(), g.local_distances)
         return current, recent[:, :, 1:]
+
+    def _by_head(self, spikes: Tensor) -> Tensor:
+        """Cut the channels into heads: [steps, batch, tokens, d] -> [steps, batch, heads, tokens, d / heads]."""
+        return spikes.unflatten(3, (self.geometry.heads, -1)).transpose(2, 3)

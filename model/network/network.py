@@ -26,10 +26,18 @@ class Record:
 
     spikes : "layer0.key" and so on -> [steps, rows, channels], the names of the policy's tensors.
     membranes : the residual stream after the embedding and after each sub-block, [steps, rows, channels].
+    graph : whether what is noted can be differentiated.
     """
 
+    graph: bool = False
     spikes: dict[str, Tensor] = field(default_factory=dict)
     membranes: list[Tensor] = field(default_factory=list)
+
+    def note(self, at: str, membrane: Tensor | None, spikes: dict[str, Tensor]) -> None:
+        """Add spikes of a layer under their names, and a membrane."""
+        self.spikes |= {f"{at}.{name}": s if self.graph else s.detach() for name, s in spikes.items()}
+        if membrane is not None:
+            self.membranes.append(membrane if self.graph else membrane.detach())
 
 
 class Block(nn.Module):
@@ -120,9 +128,7 @@ class Network(nn.Module):
 
         def note(membrane: Tensor | None = None, **spikes: Tensor) -> None:
             if record is not None:
-                record.spikes |= {f"layer{layer}.{name}": s.detach() for name, s in spikes.items()}
-                if membrane is not None:
-                    record.membranes.append(membrane.detach())
+                record.note(f"layer{layer}", membrane, spikes)
 
         x = self.embed(tokens.to(self.entry.dtype)).expand(self.geometry.steps, -1, -1)
         note(x)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The norms of DSFormer: batch norm (tdBN), layer norm (tdLN), and PTBN, a layer norm that turns into a batch norm."""
+"""The norms of DSFormer: batch norm (tdBN), layer norm (tdLN), and two that turn from the one into the other (PTBN)."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from model.network import kernels
 from model.network.neuron import lif
+from model.network.product import spike_linear
 
 SCHEDULES = ("linear", "cosine", "step")
 
@@ -34,8 +35,9 @@ def mixing(schedule: str, step: int, transition_steps: int, hold_steps: int = 0)
 class _Norm(nn.Module, ABC):
     """Scale and offset per channel, the scale starting at the threshold, 0.5.
 
-    Takes [rows, channels] where the rows are the real tokens of all SNN steps: padding is not among them, so it cannot
-    enter the statistics. `groups` equal shares of the channels have a layer norm each (q, k and v share one product).
+    Takes [steps, rows, channels], or [rows, channels] of a single step, where the rows are the real tokens: padding is
+    not among them, so it cannot enter the statistics. `groups` equal shares of the channels have a layer norm each (q,
+    k and v share one product).
     """
 
     def __init__(self, channels: int, groups: int = 1, epsilon: float = 1e-5) -> None:
@@ -45,8 +47,8 @@ class _Norm(nn.Module, ABC):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def _layer_norm(self, x: Tensor) -> Tensor:
-        grouped = x.view(len(x), self.groups, -1)
-        layer = functional.layer_norm(grouped, grouped.shape[2:], eps=self.epsilon).flatten(1)
+        grouped = x.unflatten(-1, (self.groups, -1))
+        layer = functional.layer_norm(grouped, grouped.shape[-1:], eps=self.epsilon).flatten(-2)
         return layer * self.weight + self.bias
 
     @abstractmethod
@@ -58,7 +60,7 @@ class TdLN(_Norm):
     """Layer norm over the channels of each row, that is per SNN step and token; in evaluation too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x [rows, channels]."""
+        """Normalise x."""
         return self._layer_norm(x)
 
     def gain_and_offset(self) -> tuple[Tensor, Tensor]:
@@ -67,7 +69,12 @@ class TdLN(_Norm):
 
 
 class TdBN(_Norm):
-    """Batch norm of each channel over all rows, by running statistics in evaluation."""
+    """Batch norm of each channel over all rows, by running statistics in evaluation.
+
+    frozen : running statistics in training too; scale and offset go on learning.
+    """
+
+    frozen = False
 
     def __init__(self, channels: int, groups: int = 1, momentum: float = 0.1, epsilon: float = 1e-5) -> None:
         super().__init__(channels, groups, epsilon)
@@ -78,23 +85,28 @@ class TdBN(_Norm):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x [rows, channels]."""
+        """Normalise x."""
         # as an image of one pixel: torch is several times faster on that shape than on rows
         return functional.batch_norm(
-            x[:, :, None, None],
+            x.flatten(0, -2)[:, :, None, None],
             self.running_mean,
             self.running_var,
             self.weight,
             self.bias,
-            self.training,
+            self.training and not self.frozen,
             self.momentum,
             self.epsilon,
-        )[:, :, 0, 0]
+        )[:, :, 0, 0].view_as(x)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return the `gain * x + offset` per channel of the running statistics, differentiable."""
+        gain = self.weight / torch.sqrt(self.running_var + self.epsilon)
+        return gain, self.bias - gain * self.running_mean
 
     def gain_and_offset(self) -> tuple[Tensor, Tensor]:
         """Return the evaluation's `gain * x + offset` per channel, to fold into the linear before or after it."""
-        gain = self.weight.detach() / torch.sqrt(self.running_var + self.epsilon)
-        return gain, self.bias.detach() - gain * self.running_mean
+        gain, offset = self.affine()
+        return gain.detach(), offset.detach()
 
 
 class PTBN(TdBN):
@@ -103,14 +115,47 @@ class PTBN(TdBN):
     theta = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x [rows, channels]."""
+        """Normalise x."""
         batch = super().forward(x)
         if not self.training or self.theta == 0.0:
             return batch
         return torch.lerp(batch, self._layer_norm(x), self.theta)
 
 
-NORMS: dict[str, type[_Norm]] = {"ptbn": PTBN, "tdbn": TdBN, "tdln": TdLN}
+class PTRepBN(PTBN):
+    """PTBN with `tdBN(x) + alpha x` for its batch norm, and one layer norm over all SNN steps of a token.
+
+    The second PTBN of the authors' code (PTNorm_Advanced, remarked to do well on Adroit); a batch norm plus a share of
+    its input is the RepBN of SLAB (arXiv 2405.11582). alpha [groups] starts at 1; each group has its own, as the
+    authors' query, key and value have. Scale and offset per channel serve both norms, as in PTBN; the authors' layer
+    norm has its own per step and channel, which are gone once it has turned.
+    """
+
+    def __init__(self, channels: int, groups: int = 1) -> None:
+        super().__init__(channels, groups)
+        self.alpha = nn.Parameter(torch.ones(groups))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise x."""
+        share = 1.0 - self.theta if self.training else 1.0
+        return torch.addcmul(super().forward(x), x, self._alpha(), value=share)
+
+    def _alpha(self) -> Tensor:
+        return self.alpha.repeat_interleave(len(self.weight) // self.groups)
+
+    def _layer_norm(self, x: Tensor) -> Tensor:
+        # [rows, groups, steps, channels of a group]
+        grouped = x.view(-1, *x.shape[-2:]).unflatten(2, (self.groups, -1)).permute(1, 2, 0, 3)
+        layer = functional.layer_norm(grouped, grouped.shape[2:], eps=self.epsilon).permute(2, 0, 1, 3)
+        return layer.reshape(x.shape) * self.weight + self.bias
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Return the `gain * x + offset` per channel of the running statistics, differentiable."""
+        gain, offset = super().affine()
+        return gain + self._alpha(), offset
+
+
+NORMS: dict[str, type[_Norm]] = {"ptbn": PTBN, "ptrepbn": PTRepBN, "tdbn": TdBN, "tdln": TdLN}
 
 
 def set_mixing(module: nn.Module, theta: float) -> None:
@@ -118,6 +163,13 @@ def set_mixing(module: nn.Module, theta: float) -> None:
     for part in module.modules():
         if isinstance(part, PTBN):
             part.theta = theta
+
+
+def set_frozen(module: nn.Module, frozen: bool) -> None:
+    """Let every batch norm below `module` keep its running statistics in training, or measure batches again."""
+    for part in module.modules():
+        if isinstance(part, TdBN):
+            part.frozen = frozen
 
 
 class _LinearNorm(torch.autograd.Function):
@@ -174,7 +226,7 @@ class _LinearNorm(torch.autograd.Function):
 
 
 def _batch_norm_alone(norm: nn.Module) -> bool:
-    if not isinstance(norm, TdBN):
+    if not isinstance(norm, TdBN) or isinstance(norm, PTRepBN):
         return False
     # with fixed statistics the compiled gradient would be another one
     return getattr(norm, "theta", 0.0) == 0.0 if norm.training else not torch.is_grad_enabled()
@@ -186,11 +238,19 @@ def linear_norm(
     """Return `norm(x matrix^T)`, then fired at `threshold` [out], or added to `shortcut` [steps, rows, out].
 
     x [steps, rows, in], matrix [out, in] -> [steps, rows, out]. Compiled where it can be; layer norm, alone or in
-    PTBN's turn to batch norm, takes the plain path.
+    PTBN's turn to batch norm, and PTRepBN take the plain path. A frozen batch norm goes into the matrix, as it will
+    when deployed.
     """
+    if isinstance(norm, TdBN) and norm.frozen and norm.training:
+        gain, offset = norm.affine()
+        y = spike_linear(x, matrix * gain[:, None], offset)
+        return _followed(y, threshold, shortcut)
     if _batch_norm_alone(norm) and kernels.fit(x, matrix, threshold, shortcut) and x.shape[0] * x.shape[1] > 1:
         return _LinearNorm.apply(x, matrix, norm.weight, norm.bias, threshold, shortcut, norm)
-    y = norm(functional.linear(x, matrix).flatten(0, 1)).unflatten(0, x.shape[:2])
+    return _followed(norm(functional.linear(x, matrix)), threshold, shortcut)
+
+
+def _followed(y: Tensor, threshold: Tensor | None, shortcut: Tensor | None) -> Tensor:
     if threshold is not None:
         return lif(y, threshold)
     return y if shortcut is None else shortcut + y

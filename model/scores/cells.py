@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 import os
+import secrets
 import socket
 import subprocess
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -33,6 +35,8 @@ from model.training.config import ConfigError, TrainConfig
 from model.training.trainer import Trainer, TrainError, device, kept_steps
 
 ROOT = Path(__file__).resolve().parents[2]
+LONGEST_FOLDER = 39
+"""Bytes of the longest path below which Ray can have its sockets: macOS takes 103 in all, Ray adds up to 64."""
 PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "minari", "ray")
 SCORE_FIELDS = ("kind", "digest", "target_return", "first_seed", "mean_return", "std_return", "mean_length", "returns")
 SENTENCES = (
@@ -79,6 +83,20 @@ class Cell:
     def digest(self) -> str:
         """SHA-256 of all fields, hexadecimal. The code's version is not among them: results name their commit."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def stored(cls, fields: dict[str, Any]) -> "Cell":
+        """Return the cell that a result or a document stores; a field its configuration lacks has today's default.
+
+        Raises `ConfigError`.
+        """
+        config = TrainConfig.from_json(json.dumps(fields["config"])).to_json()
+        return cls(**fields | {"config": config, "targets": tuple(fields["targets"])})
+
+    def of_seed(self, seed: int) -> "Cell":
+        """Return the cell of another training seed."""
+        config = dataclasses.replace(TrainConfig.from_json(self.config), seed=seed)
+        return dataclasses.replace(self, config=config.to_json())
 
     def folder(self, out: Path) -> Path:
         """Return where the cell keeps its state."""
@@ -204,14 +222,33 @@ def _reach(address: str) -> None:
         ) from None
 
 
+def _room(resources: Resources) -> int:
+    """Return how many cells Ray can run at a time."""
+    have = ray.cluster_resources()
+    room = have.get("CPU", 0.0) / resources.cpus
+    return max(1, int(min(room, have.get("GPU", 0.0) / resources.gpus) if resources.gpus else room))
+
+
+def _session_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a short folder for the files of a Ray session, removed when it is left."""
+    prefix, usual = "ray-", tempfile.gettempdir()
+    fits = len(os.fsencode(usual)) + len(f"/{prefix}12345678") <= LONGEST_FOLDER
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=usual if fits else "/tmp", ignore_cleanup_errors=True)
+
+
 def sweep(
-    cells: Sequence[Cell], out: Path, resources: Resources, workers: int, address: str | None
+    cells: Sequence[Cell],
+    out: Path,
+    resources: Resources,
+    workers: int,
+    address: str | None,
+    until: float | None = None,
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Run cells side by side and yield (cell, result) as each ends; a worker that dies fails its cell alone.
 
     workers : cells at a time on this machine. address : of a Ray cluster instead, whose nodes share `out`, the data and
-    this checkout under the same paths. Closing the iterator stops the cells; they go on from their last checkpoint.
-    Raises `SweepError`.
+    this checkout under the same paths. until : when, on the monotonic clock, no further cell begins. Closing the
+    iterator stops the cells; they go on from their last checkpoint. Raises `SweepError`.
     """
     gpus = torch.cuda.device_count()
     if address is None and resources.gpus > gpus:
@@ -222,19 +259,36 @@ def sweep(
     if address is not None:
         _reach(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local: dict[str, Any] = {"num_cpus": workers * resources.cpus, "object_store_memory": 100 * 2**20}
-    where = {"address": address} if address else local | {"include_dashboard": False}
-    try:
-        ray.init(**where, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # Ray raises bare exceptions too, such as when a loaded machine is too slow to start it
-        raise SweepError(f"Ray does not start at {address or 'this machine'}: {' '.join(str(error).split())}") from None
-    try:
+    with contextlib.ExitStack() as at_end:
+        where: dict[str, Any] = {"address": address}
+        if address is None:
+            # or Ray makes one, and keeps it in the home folder
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+            where = {
+                "num_cpus": workers * resources.cpus,
+                "object_store_memory": 100 * 2**20,
+                "include_dashboard": False,
+                "_temp_dir": at_end.enter_context(_session_folder()),
+            }
+        at_end.callback(ray.shutdown, wait_for_processes=True)  # or they would go on writing into the folder
+        try:
+            ray.init(**where, log_to_driver=False, logging_level="ERROR")
+        except Exception as error:  # Ray raises bare exceptions too, such as when a loaded machine is too slow
+            words = " ".join(str(error).split())
+            raise SweepError(f"Ray does not start at {address or 'this machine'}: {words}") from None
         # a process per cell: no cell inherits another's memory, threads or random numbers
         remote = ray.remote(max_calls=1, max_retries=0, num_cpus=resources.cpus, num_gpus=resources.gpus)(_on_worker)
         root = str(offline.local_root().resolve())
         environment = {"MINARI_DATASETS_PATH": root, "OMP_NUM_THREADS": str(resources.cpus), "TERM": "dumb"}
-        waiting = {remote.remote(cell, str(out.resolve()), resources, environment): cell for cell in cells}
-        while waiting:
+        queue, waiting = list(cells), {}
+        # what Ray queues begins whenever there is room: with a time limit it has no more than there is room for
+        most = len(queue) if until is None else _room(resources)
+        while True:
+            while queue and len(waiting) < most and (until is None or time.monotonic() < until):
+                cell = queue.pop(0)
+                waiting[remote.remote(cell, str(out.resolve()), resources, environment)] = cell
+            if not waiting:
+                return
             for reference in ray.wait(list(waiting))[0]:
                 cell = waiting.pop(reference)
                 try:
@@ -243,5 +297,3 @@ def sweep(
                     yield cell, {"failed": " ".join(str(error.cause).split())}
                 except ray.exceptions.RayError as error:
                     yield cell, {"failed": f"its process died ({type(error).__name__}); the memory may have run out"}
-    finally:
-        ray.shutdown()

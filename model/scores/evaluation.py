@@ -25,13 +25,12 @@ def evaluate(
     """
     effort = Effort()
     brain: Brain
-    discrete = None  # what an artifact's actions were is up to its environment
     if file.suffix == ".safetensors":
         policy = Policy.load(file)
         normaliser = Normaliser(policy.input_mean, policy.input_std, policy.return_scale)
         brain, environment, kind, digest = GoldenBrain(policy, effort), policy.environment, "golden", policy.digest
         trained_for, dataset, dense = policy.target_return, policy.provenance.get("dataset"), policy.geometry
-        delayed = policy.delayed
+        discrete, delayed = policy.discrete, policy.delayed
     else:
         saved = Checkpoint.load(file)
         normaliser, environment, digest = saved.normaliser, saved.facts["environment"], state_digest(saved.network)
@@ -61,7 +60,7 @@ def evaluate(
         "normalised_score": normalised_score(environment, mean),
         "mean_length": float(np.mean([len(episode.rewards) for episode in done])),
         "returns": returns,
-        "active_rows_per_decision": effort.active_rows / effort.decisions if effort.decisions else None,
+        **effort.per_decision(),
         "dense_rows_per_decision": dense.layers * per_layer,
         "versions": {name: version(name) for name in ("torch", "numpy", "gymnasium", "mujoco")},
     }

@@ -31,15 +31,33 @@ def _header(document: Document) -> Iterator[str]:
         "checkpoints."
     )
     sizes = ", ".join(f"{name} {value}" for name, value in budget.items())
-    yield f"* Budget: {sizes}; optimiser and schedule the same for all."
+    if "commands" in document:
+        yield f"* Budget: {sizes}; as many updates, float and quantised together, for all."
+        yield from _recipes(document)
+    else:  # of a document from before methods had recipes
+        yield f"* Budget: {sizes}; optimiser and schedule the same for all."
     yield f"* Commit {', '.join(document['commits']) or 'none yet'} (+: with changes)."
     yield f"* Versions: {', '.join(f'{name} {v}' for name, v in document['versions'].items())}."
-    yield f"* Command: `{document['command']}`"
+    for command in document.get("commands") or [document["command"]]:
+        yield f"* Command: `{command}`"
+    if others := len(document.get("others", ())):
+        yield f"* The file also holds {others} finished cells of other configurations or data that no row here shows."
     yield (
         "* Normalised scores, 0 random and 100 expert: mean +- deviation over training seeds [deviation over the "
         'episodes of a run]. "Deployed" is the integer policy on the golden network. Published scores are others\' '
         "figures on other data sets: they are no comparison of methods with ours."
     )
+
+
+def _recipes(document: Document) -> list[str]:
+    """Return a line for each recipe and the methods that have it."""
+    methods: dict[str, dict[str, None]] = {}
+    for task in document["tasks"]:
+        for row in task.get("rows", ()):
+            if recipe := row.get("recipe"):
+                text = ", ".join(f"{name} {value}" for name, value in recipe.items())
+                methods.setdefault(text, {})[row["method"]] = None
+    return [f"* Recipe of {', '.join(names)}: {text}." for text, names in methods.items()]
 
 
 def _task(task: Document) -> Iterator[str]:

@@ -2,6 +2,7 @@
 """Whole episodes of a decision transformer in Gymnasium environments, many side by side."""
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -11,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model.data.environments import Actions, DataError, make
+from model.data.environments import Actions, DataError, make, require_kind
 from model.data.offline import Normaliser
 from model.deployed.artifact import ACTION_SCALE, Policy, quantise_token
 from model.deployed.geometry import Geometry
-from model.deployed.golden import GoldenNetwork
+from model.deployed.golden import GoldenNetwork, fetch_cycles, reads
 from model.network.network import Network, Record
 
 Floats = NDArray[np.float64]
@@ -25,19 +26,29 @@ Floats = NDArray[np.float64]
 class Effort:
     """What the decisions of some episodes cost.
 
-    active_rows : weight rows of inputs that spike in any SNN step, summed over `decisions`; a row is fetched once for
-    each of k, v and q and for each d_model outputs of fc1.
+    rows : weight rows fetched per linear, "layer0.key" and so on, summed over `decisions`: of inputs that spike in any
+    SNN step, once for each d_model outputs. fetch_cycles : the fewest cycles the fetches take.
     """
 
     decisions: int = 0
-    active_rows: int = 0
+    rows: Counter[str] = field(default_factory=Counter)
+    fetch_cycles: int = 0
 
     def add(self, geometry: Geometry, active: dict[str, int]) -> None:
-        """Count one decision, given the inputs that spiked per linear, "layer0.key" and so on."""
+        """Count one decision, given the inputs that spiked per linear."""
         self.decisions += 1
-        self.active_rows += sum(
-            rows * (geometry.mlp_ratio if name.endswith(".fc1") else 1) for name, rows in active.items()
-        )
+        self.rows.update({name: reads(geometry, name) * count for name, count in active.items()})
+        self.fetch_cycles += fetch_cycles(geometry, active)
+
+    def per_decision(self) -> dict[str, Any]:
+        """Return the means over decisions; None where none was counted."""
+        if not self.decisions:
+            return dict.fromkeys(("active_rows_per_decision", "fetch_cycles_per_decision", "rows_per_linear"))
+        return {
+            "active_rows_per_decision": self.rows.total() / self.decisions,
+            "fetch_cycles_per_decision": self.fetch_cycles / self.decisions,
+            "rows_per_linear": {name: count / self.decisions for name, count in self.rows.items()},
+        }
 
 
 class StreamBrain:
@@ -159,7 +170,7 @@ def run(
 
     disturb : changes an action [actions] before it is clipped to -1..1, or before its largest score is chosen.
     delayed : the return-to-go stays what it was at the start, as rewards would only come at the end.
-    discrete : what the network was trained for; None if any environment will do.
+    discrete : what the network was trained for; None if that is not known.
     progress : shows a bar of the episodes that ended. Raises `DataError`.
     """
     with contextlib.ExitStack() as at_end:
@@ -168,12 +179,7 @@ def run(
             environments.append(make(environment))
             at_end.callback(environments[-1].close)
         codec = Actions.of(environments[0].action_space, environment)
-        if discrete is not None and codec.discrete != discrete:
-            kinds = {True: "discrete", False: "continuous"}
-            raise DataError(
-                f"{environment} takes {kinds[codec.discrete]} actions, the policy was made for {kinds[discrete]} ones; "
-                "choose the environment of its data set"
-            )
+        require_kind(environment, codec.discrete, discrete)
         shape = environments[0].observation_space.shape
         if shape != normaliser.mean.shape:
             raise DataError(f"{environment} observes {shape}, the policy {normaliser.mean.shape}")

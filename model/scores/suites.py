@@ -3,8 +3,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,8 @@ class Method:
     """One line of a table.
 
     network : of `config.NETWORKS`. attention, taps : of the spiking network. integer : whether it has an integer form.
-    published : the name it has in `Task.published`, where others measured it.
+    published : the name it has in `Task.published`, where others measured it. recipe : fields of `TrainConfig` that it
+    has for itself, such as its rate (docs/protocol.md says how they were found).
     """
 
     network: str = "spiking"
@@ -29,6 +31,7 @@ class Method:
     taps: str = "channel"
     integer: bool = True
     published: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
 METHODS = {
@@ -46,7 +49,10 @@ METHODS["bc"] = dataclasses.replace(METHODS["bc"], published="BC")
 
 @dataclass(frozen=True)
 class Budget:
-    """Sizes and updates, the same for every method; baselines are as wide as matches the parameters."""
+    """Sizes and updates, the same for every method; baselines are as wide as matches the parameters.
+
+    steps : float updates. quant_steps : quantised updates behind them, or float ones of what has no integer form.
+    """
 
     d_model: int = 128
     layers: int = 3
@@ -98,13 +104,13 @@ def configuration(task: Task, method: Method, budget: Budget, episodes: Episodes
         inference="stream" if method.network == "spiking" else "recompute",
         # what streams must have seen as far back in training
         length=max(budget.length, geometry.context) if method.network == "spiking" else budget.length,
-        batch=budget.batch,
-        steps=budget.steps,
+        steps=budget.steps + (0 if method.integer else budget.quant_steps),
         quant_steps=budget.quant_steps if method.integer else 0,
         return_scale=task.return_scale,
         target_return=task.target_return,
         to_go_scale=_to_go_scale(task, episodes, geometry.input_bits),
         seed=seed,
+        **{"batch": budget.batch, **method.recipe},
     )
 
 

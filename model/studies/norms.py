@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Norms: layer norm, batch norm and PTBN between them; and how PTBN should turn from one into the other."""
+"""Norms: layer norm, batch norm and both PTBN between them; and how PTBN should turn from one into the other."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ from model.studies.runs import Bench, Row, Study, relate
 
 NORM_VARIANTS = {
     "PTBN": {"norm": "ptbn"},
+    "PTRepBN": {"norm": "ptrepbn"},
     "tdBN only": {"norm": "tdbn"},
     "tdLN only": {"norm": "tdln"},
 }
@@ -57,7 +58,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
 
 NORMS = Study(
     "norms",
-    "PTBN against batch norm alone and layer norm alone",
+    "PTBN against its second form, batch norm alone and layer norm alone",
     lambda bench: compare(bench, NORM_VARIANTS),
     draw,
     keys=("variant",),

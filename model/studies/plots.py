@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: MIT
-"""Panels that several studies draw: loss curves and scores per variant, mean and spread over training seeds."""
+"""A study's figure as a file, and panels that several draw: loss curves and scores, mean and spread over seeds."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from model.studies.runs import Row
+from model.files import save
+from model.studies.runs import Row, Study
 
 COLOURS = ("#1f6feb", "#d9730d", "#2f9e63", "#b0308c", "#7a5cc7", "#8a6d3b", "#5f6b7a", "#c4342d")
 
@@ -26,6 +30,15 @@ STYLE = {
     "xtick.color": "#39424e",
     "ytick.color": "#39424e",
 }
+
+
+def draw(study: Study, rows: list[Row], path: Path) -> None:
+    """Write a study's figure, whole or not at all."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=study.size, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
+        study.draw(figure, rows)
+        save(path, lambda partial: figure.savefig(partial, format="png", metadata={"Software": None}))
 
 
 def names(rows: Sequence[Row], key: str) -> list[str]:

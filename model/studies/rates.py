@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Learning rates of the baselines: the search behind the recipes of `model.scores.suites.METHODS`."""
+
+import dataclasses
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from model.scores import suites
+from model.scores.suites import METHODS, configuration
+from model.studies import plots
+from model.studies.runs import Bench, Row, Study
+from model.training.config import NETWORKS
+
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+"""Peak rates."""
+
+SEARCHED = NETWORKS[1:]
+"""The methods: what is no spiking network."""
+
+
+def measure(bench: Bench) -> list[Row]:
+    """Train every method at every rate for each seed, all else as in a table of scores; validation loss and return."""
+    budget, g = bench.budget, bench.budget.geometry
+    size = suites.Budget(g.d_model, g.layers, g.window, batch=budget.batch, steps=budget.steps, quant_steps=0)
+    cases = [(name, rate, seed) for name in SEARCHED for rate in RATES for seed in range(budget.seeds)]
+    runs = bench.train(
+        [
+            dataclasses.replace(configuration(budget.task, METHODS[name], size, bench.episodes, seed), rate=rate)
+            for name, rate, seed in cases
+        ]
+    )
+    return [
+        {
+            "method": name,
+            "rate": rate,
+            "seed": seed,
+            "validation_loss": run.loss,
+            "return": score["mean_return"],
+            "normalised": score["normalised_score"],
+        }
+        for (name, rate, seed), run, score in zip(cases, runs, bench.score_all(runs), strict=True)
+    ]
+
+
+def draw(figure: Figure, rows: list[Row]) -> None:
+    """Draw loss and return over the rate, a line through each method's means."""
+    left, right = figure.subplots(1, 2)
+    _over_rates(left, rows, "validation_loss", "validation loss (dot: a training seed, line: mean)")
+    left.set_yscale("log")
+    left.yaxis.set_minor_formatter("{x:.3g}")
+    left.yaxis.set_major_formatter("{x:.3g}")
+    _over_rates(right, rows, "return", "return")
+    plots.say_if_missing(right, rows, "return")
+    left.legend()
+
+
+def _over_rates(axes: Axes, rows: list[Row], value: str, label: str) -> None:
+    for number, method in enumerate(plots.names(rows, "method")):
+        known = [row for row in rows if row["method"] == method and row[value] is not None]
+        rates = sorted({row["rate"] for row in known})
+        means = [np.mean([row[value] for row in known if row["rate"] == rate]) for rate in rates]
+        colour = plots.COLOURS[number]
+        axes.plot([row["rate"] for row in known], [row[value] for row in known], ".", color=colour, alpha=0.6)
+        axes.plot(rates, means, color=colour, label=method)
+    axes.set(xlabel="peak learning rate", ylabel=label, xscale="log")
+
+
+STUDY = Study(
+    "rates",
+    "learning rates of the baselines, for the recipes of the tables: loss and return",
+    measure,
+    draw,
+    keys=("method", "rate"),
+    values=("validation_loss", "return", "normalised"),
+)

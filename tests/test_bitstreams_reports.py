@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""Reports of the toolchains, read from examples that were written by hand after the documented formats."""
+
+from pathlib import Path
+
+import pytest
+
+from bitstreams.reports import (
+    ReportError,
+    nextpnr_timing,
+    nextpnr_utilisation,
+    unit,
+    vivado_timing,
+    vivado_utilisation,
+)
+
+EXAMPLES = Path(__file__).resolve().parent / "toolchains"
+
+
+def example(name):
+    return (EXAMPLES / name).read_text()
+
+
+def vivado(summary=lambda text: text, paths=lambda text: text):
+    texts = (example(f"vivado-reports/timing_{name}.rpt") for name in ("summary", "paths"))
+    return vivado_timing(*(change(text) for change, text in zip((summary, paths), texts, strict=True)), 10.0)
+
+
+def test_vivado_timing():
+    timing = vivado()
+    assert (timing.met, timing.setup_slack_ns, timing.hold_slack_ns) == (True, 0.412, 0.021)
+    assert timing.fmax_mhz == pytest.approx(1000 / 9.588, abs=0.01)
+    # worst first
+    assert [path.slack_ns for path in timing.paths] == [0.412, 0.977, 1.25]
+    assert [path.delay_ns for path in timing.paths] == [9.101, 8.873, 8.5]
+    assert [(path.start_unit, path.end_unit) for path in timing.paths] == [
+        *(("other", "bank"), ("walker", "lanes"), ("other", "axi")),
+    ]
+    assert timing.paths[1].end.endswith("lanes/sum_reg[511]/D")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("0.412        0.000                      0", "-0.412       -1.500                     12"),
+        ("0.021        0.000                      0", "-0.021       -0.100                      3"),
+        ("3.750        0.000                       0", "3.750        0.000                       1"),
+    ],
+    ids=["setup", "hold", "pulse-width"],
+)
+def test_a_violation_of_any_kind_is_not_met(old, new):
+    assert old in example("vivado-reports/timing_summary.rpt")
+    assert not vivado(lambda text: text.replace(old, new)).met
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"summary": lambda text: text.replace("Design Timing Summary", "")}, "no Design Timing Summary"),
+        ({"summary": lambda text: text.replace("0.412  ", "NA     ")}, "no clock constraint"),
+        ({"paths": lambda text: text.replace("Slack (", "Slick (")}, "no path"),
+        ({"paths": lambda text: text.replace("Destination:", "To:")}, "no destination"),
+        ({"paths": lambda text: text.replace("Data Path Delay:", "Delay:")}, "no delay of a path"),
+    ],
+)
+def test_a_report_that_cannot_be_read_is_refused(change, says):
+    with pytest.raises(ReportError, match=says):
+        vivado(**change)
+
+
+def test_vivado_utilisation():
+    text = example("vivado-reports/utilization.rpt")
+    used = {
+        **{"lut": {"used": 31022, "available": 53200}, "ff": {"used": 24871, "available": 106400}},
+        **{"bram36": {"used": 93.5, "available": 140}, "dsp": {"used": 48, "available": 220}},
+    }
+    assert vivado_utilisation(text) == used
+    # UltraScale+ devices have other names and a kind of memory more; older versions a column less
+    newer = text.replace("Slice ", "CLB ") + "| URAM | 15 | 0 | 0 | 96 | 15.63 |\n"
+    assert vivado_utilisation(newer) == used | {"uram": {"used": 15, "available": 96}}
+    with pytest.raises(ReportError, match="no dsp"):
+        vivado_utilisation(text.replace("| DSPs ", "| D "))
+    with pytest.raises(ReportError, match="no table"):
+        vivado_utilisation("")
+
+
+def test_nextpnr_timing():
+    log = example("openxc7/nextpnr.log")
+    timing = nextpnr_timing(log, 100)
+    # the clock after routing, not the one after placing
+    assert (timing.fmax_mhz, timing.met, timing.hold_slack_ns) == (119.05, True, None)
+    assert timing.setup_slack_ns == pytest.approx(10 - 1000 / 119.05, abs=0.001)
+    assert [(path.start_unit, path.end_unit, path.delay_ns) for path in timing.paths] == [
+        *(("walker", "lanes", 8.4), ("other", "other", 3.9)),
+    ]
+    assert timing.paths[1].end == "adapter.state_LUT4_I1.A2"
+    assert not nextpnr_timing(log, 125).met
+    assert not nextpnr_timing(log.replace("119.05 MHz (PASS", "99.05 MHz (FAIL"), 100).met
+    slower = "Info: Max frequency for clock 'slow': 50.00 MHz (FAIL at 100.00 MHz)\n"
+    assert nextpnr_timing(log + slower, 100).fmax_mhz == 50
+    for old, says in (("Max frequency", "Max frequency for clock"), ("Source", "no critical path")):
+        with pytest.raises(ReportError, match=says):
+            nextpnr_timing(log.replace(old, "?"), 100)
+
+
+def test_nextpnr_utilisation():
+    found = nextpnr_utilisation(example("openxc7/nextpnr.log"))
+    assert found["SLICE_LUTX"] == {"used": 1201, "available": 106400}
+    assert found["RAMB18E1_RAMB18E1"] == {"used": 1, "available": 280}
+    assert "PAD" not in found
+    with pytest.raises(ReportError, match="Device utilisation"):
+        nextpnr_utilisation("")
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"),
+    [
+        ("system_i/spikeloop/inst/circuit/accelerator/core/window/sums_reg[3]/C", "window"),
+        ("top.accelerator.core.head.table.memory.0.0.DOADO[3]", "head"),
+        (r"\accelerator.registers.SCRATCH_FDRE_Q.D", "registers"),
+        ("top.accelerator.core.busy.Q", "other"),
+        ("$abc$1234$auto$5678.O6", "other"),
+    ],
+)
+def test_cells_belong_to_the_units_of_the_resource_table(cell, name):
+    assert unit(cell) == name
