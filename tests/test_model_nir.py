@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model import export
+from model.deployed import zoo
 from model.deployed.artifact import Policy
 from model.deployed.geometry import ATTENTIONS, ODD, TINY, Geometry
 from model.deployed.golden import GoldenNetwork
@@ -86,7 +87,7 @@ def test_random_policies_spike_and_act_as_the_golden_network(
     assert sum(0 < rate < 1 for rate in rates.values()) >= len(rates) - 1
 
 
-@pytest.mark.parametrize("name", ["hopper-medium", "hopper-tiny"])
+@pytest.mark.parametrize("name", zoo.shipped())
 def test_shipped_policies_spike_and_act_as_the_golden_network(name: str, tmp_path: Path) -> None:
     policy = Policy.load(POLICIES / f"{name}.safetensors")
     rates = compare(policy, written(policy, tmp_path), random_tokens(policy, TOKENS, 0))
