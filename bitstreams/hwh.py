@@ -21,7 +21,7 @@ VLNV = f"xilinx.com:module_ref:{MODULE}:1.0"
 
 
 def _clock_parameters(clock: Clock) -> dict[str, str]:
-    parameters = {}
+    parameters: dict[str, str] = {}
     for index in range(4):
         parameters |= {
             f"PCW_FPGA_FCLK{index}_ENABLE": "0" if index else "1",

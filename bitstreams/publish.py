@@ -36,6 +36,18 @@ class Outcome:
     utilisation: dict[str, dict[str, float]]
 
 
+def require_met(timing: Timing, clock: Clock) -> None:
+    """Raise `BuildError` if the circuit does not reach its clock."""
+    if not timing.met:
+        hold = "" if timing.hold_slack_ns is None else f", hold slack {timing.hold_slack_ns:g} ns"
+        worst = timing.paths[0]
+        raise BuildError(
+            f"timing is not met at {clock} MHz: the circuit reaches {timing.fmax_mhz:g} MHz, setup slack "
+            f"{timing.setup_slack_ns:g} ns{hold}, worst path from {worst.start_unit} to {worst.end_unit}; "
+            "take a slower clock, or another seed where the toolchain has one"
+        )
+
+
 def publish(outcome: Outcome, name: str, board: Board, clock: Clock, geometry: Geometry, text: str, out: Path) -> Path:
     """Copy bit and handoff file to OUT/BOARD under one stem and write the manifest beside them; return the manifest.
 

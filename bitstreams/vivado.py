@@ -6,8 +6,8 @@ from pathlib import Path
 
 from bitstreams.boards import Board, Clock
 from bitstreams.hwh import MODULE
-from bitstreams.publish import Outcome
-from bitstreams.reports import PATHS, ReportError, Timing, vivado_timing, vivado_utilisation
+from bitstreams.publish import Outcome, require_met
+from bitstreams.reports import PATHS, ReportError, vivado_timing, vivado_utilisation
 from bitstreams.tools import BuildError, find_program, run, version
 from hw.axi import AxiLite
 from hw.generate import TOP
@@ -132,7 +132,8 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None) -> Outcom
             raise BuildError(f"vivado ended without an error and without {name}; see {folder / 'vivado.log'}")
     period_ns = 1000 / float(clock.mhz)
     try:
-        timing = vivado_timing(*((folder / f"timing_{n}.rpt").read_text() for n in ("summary", "paths")), period_ns)
+        summary, paths = ((folder / f"timing_{name}.rpt").read_text() for name in ("summary", "paths"))
+        timing = vivado_timing(summary, paths, period_ns)
         utilisation = vivado_utilisation((folder / "utilization.rpt").read_text())
     except (ReportError, OSError) as error:
         raise BuildError(f"vivado's reports in {folder} cannot be read: {error}") from None
@@ -140,15 +141,3 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None) -> Outcom
     return Outcome(
         *(made["spikeloop.bit"], made["spikeloop.hwh"], "vivado", {"vivado": tool}, None), timing, utilisation
     )
-
-
-def require_met(timing: Timing, clock: Clock) -> None:
-    """Raise `BuildError` if the circuit does not reach its clock."""
-    if not timing.met:
-        hold = "" if timing.hold_slack_ns is None else f", hold slack {timing.hold_slack_ns:g} ns"
-        worst = timing.paths[0]
-        raise BuildError(
-            f"timing is not met at {clock} MHz: the circuit reaches {timing.fmax_mhz:g} MHz, setup slack "
-            f"{timing.setup_slack_ns:g} ns{hold}, worst path from {worst.start_unit} to {worst.end_unit}; "
-            "take a slower clock, or another seed where the toolchain has one"
-        )

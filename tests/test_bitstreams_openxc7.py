@@ -18,6 +18,8 @@ from model.deployed.geometry import TINY
 from tests.toolchains import standins
 
 PART = BOARDS["pynq-z2"].part
+AFTER_ROUTING = "Info: Max frequency for clock 'clk': 119.05"
+
 LOG = standins.HERE / "openxc7" / "nextpnr.log"
 
 
@@ -162,10 +164,22 @@ def test_a_clock_that_is_not_reached_leaves_nothing(work, capsys, clock, met):
 
 def test_nextpnr_failing_on_timing_is_said_as_such(work, capsys):
     log = work / "slow.log"
-    log.write_text(LOG.read_text().replace("119.05 MHz (PASS", "87.20 MHz (FAIL"))
+    log.write_text(
+        LOG.read_text()
+        .replace(AFTER_ROUTING, f"ERROR{AFTER_ROUTING[4:]}")
+        .replace("119.05 MHz (PASS", "87.20 MHz (FAIL")
+    )
     standins.openxc7(work / "tools", PART, log)
     assert run(work) == 2
     assert "timing is not met at 100 MHz: the circuit reaches 87.2 MHz" in capsys.readouterr().err
+
+
+def test_nextpnr_failing_after_its_estimate_is_not_taken_for_timing(work, capsys):
+    log = work / "stuck.log"
+    log.write_text(LOG.read_text().split("Info: Critical path report")[0] + "ERROR: no route\nFAIL at\n.\n")
+    standins.openxc7(work / "tools", PART, log)
+    assert run(work) == 2
+    assert "nextpnr-xilinx failed with exit status 1; it said: ERROR: no route" in capsys.readouterr().err
 
 
 def test_a_file_without_a_sync_word_is_no_bitstream(work, capsys):
