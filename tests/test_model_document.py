@@ -3,7 +3,9 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -258,6 +260,25 @@ def test_every_finished_cell_is_in_the_file_at_once(
     assert seen == [{"bc": [0]}, {"pssa": [0, 1, 2, 3], "bc": [0, 1]}]
     assert rows(last) == seen[-1]
     assert last["protocol"]["seeds"] == [0, 1, 2, 3]
+
+
+def test_a_file_is_read_and_written_by_one_command_at_a_time(
+    tmp_path: Path, run: list[Cell], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, refused = table.write, []
+
+    def tried(path: Path, text: str) -> None:
+        other = os.open(path.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refused.append(path.name)
+        os.close(other)
+        write(path, text)
+
+    monkeypatch.setattr(table, "write", tried)
+    evening(tmp_path, "t.json", "--tasks", "cartpole-mixed", "--methods", "bc", "--seeds", "1")
+    assert refused == ["t.json"] * 2  # after the cell, and at the end
 
 
 def test_a_time_limit_leaves_cells_out(tmp_path: Path, run: list[Cell], capsys: pytest.CaptureFixture[str]) -> None:
