@@ -9,7 +9,7 @@ from model.deployed.artifact import ArtifactError
 POLICIES = Path(__file__).resolve().parent.parent / "policies"
 """The folder of the shipped policies, NAME.safetensors each."""
 
-DEFAULT = "hopper-medium"
+DEFAULT = "hopper-medium-expert"
 """What commands take where nothing is named."""
 
 TEST_POLICY = "hopper-tiny"

@@ -13,7 +13,7 @@ from model.studies import plots
 from model.studies.runs import Bench, Row, Study
 from model.training.config import NETWORKS
 
-RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 """Peak rates."""
 
 SEARCHED = NETWORKS[1:]

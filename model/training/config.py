@@ -242,6 +242,7 @@ def _frugal(geometry: str, row_cost: float, **choices: Any) -> TrainConfig:
 
 PRESETS = {
     "hopper": _frugal("HOPPER_Z2", 0.06, steps=4500, quant_steps=1500),
+    "hopper-medium-expert": _frugal("HOPPER_Z2", 0.04, steps=3500, quant_steps=1000),
     "halfcheetah": _frugal("HOPPER_Z2", 0.02, steps=4000, quant_steps=1500, target_return=12000.0, to_go_scale=8.0),
     "walker2d": _frugal("HOPPER_Z2", 0.02, steps=4000, quant_steps=1500, target_return=5000.0, to_go_scale=16.0),
     "cartpole": _frugal(
