@@ -57,27 +57,42 @@ def test_the_search_trains_as_a_table_does_at_every_rate(tmp_path: Path, monkeyp
     budget = Budget(TASK, TINY, steps=20, quant_steps=40, batch=8, seeds=1, episodes=1)
     bench = Bench(budget, tmp_path, "test")
     rows = rates.measure(bench)
-    assert [(row["method"], row["rate"], row["seed"]) for row in rows] == [
-        (name, rate, 0) for name in ("dt-3-token", "dt-1-token", "dt-3-bit", "bc") for rate in (1e-5, 1e-2)
-    ]
+    searched = ("dt-3-token", "dt-1-token", "dt-3-bit")
+    cases = [(name, hidden, rate, 0) for name in searched for hidden in (0.0, 0.9) for rate in (1e-5, 1e-2)]
+    assert [(row["method"], row["action_dropout"], row["rate"], row["seed"]) for row in rows] == [
+        *cases, ("bc", 0.0, 1e-5, 0), ("bc", 0.0, 1e-2, 0)
+    ]  # fmt: skip
     size = suites.Budget(TINY.d_model, TINY.layers, TINY.window, batch=8, steps=20, quant_steps=0)
     trained = {TrainConfig.from_json(file.read_text()) for file in tmp_path.glob("*/config.json")}
     assert trained == {
-        dataclasses.replace(configuration(TASK, METHODS[row["method"]], size, bench.episodes, 0), rate=row["rate"])
+        dataclasses.replace(
+            configuration(TASK, METHODS[row["method"]], size, bench.episodes, 0),
+            rate=row["rate"],
+            action_dropout=row["action_dropout"],
+        )
         for row in rows
     }
-    losses = {(row["method"], row["rate"]): row["validation_loss"] for row in rows}
-    assert all(losses[name, 1e-2] < losses[name, 1e-5] for name, _ in losses)
+    losses = {(row["method"], row["action_dropout"], row["rate"]): row["validation_loss"] for row in rows}
+    assert all(losses[name, hidden, 1e-2] < losses[name, hidden, 1e-5] for name, hidden, _ in losses)
     assert all(row["return"] < 0 for row in rows)  # of a pendulum
 
 
 def test_the_figure_draws_means_over_seeds() -> None:
-    def row(rate: float, seed: int, loss: float) -> dict[str, object]:
-        return {"method": "bc", "rate": rate, "seed": seed, "validation_loss": loss, "return": None}
+    def row(rate: float, seed: int, loss: float, hidden: float = 0.0) -> dict[str, object]:
+        return {
+            "method": "dt-3-bit",
+            "action_dropout": hidden,
+            "rate": rate,
+            "seed": seed,
+            "validation_loss": loss,
+            "return": None,
+        }
 
     figure = Figure()
-    rates.draw(figure, [row(1e-3, 0, 0.2), row(1e-3, 1, 0.4), row(1e-4, 0, 0.5)])
-    dots, means = figure.axes[0].lines
+    rates.draw(figure, [row(1e-3, 0, 0.2), row(1e-3, 1, 0.4), row(1e-4, 0, 0.5), row(1e-3, 0, 0.9, 0.9)])
+    dots, means, _, hidden = figure.axes[0].lines
+    assert [line.get_linestyle() for line in (means, hidden)] == ["-", "--"]
+    assert hidden.get_ydata() == [0.9]
     assert sorted(zip(*dots.get_data(), strict=True)) == [(1e-4, 0.5), (1e-3, 0.2), (1e-3, 0.4)]
     np.testing.assert_allclose(means.get_data(), [[1e-4, 1e-3], [0.5, 0.3]])
     assert [text.get_text() for text in figure.axes[1].texts] == ["no episodes flown"]

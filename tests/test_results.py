@@ -93,8 +93,9 @@ def test_a_measurement_of_another_artifact_is_not_taken_for_the_shipped_one_s(
     for name, content in (results | {"policies.json": other}).items():
         (tmp_path / name).write_text(json.dumps(content))
     assert table.main([]) == 2
-    assert "lacks hopper-medium-expert as it is shipped; measure it with `python -m sim.policies hopper-medium-expert`" in (
-        capsys.readouterr().err
+    assert (
+        "lacks hopper-medium-expert as it is shipped; measure it with `python -m sim.policies hopper-medium-expert`"
+        in (capsys.readouterr().err)
     )
 
 

@@ -14,7 +14,7 @@ from model.data.offline import Episodes
 from model.data.tasks import Task
 from model.deployed.geometry import Geometry
 from model.network.layers import Structure
-from model.training.config import NETWORKS, TrainConfig
+from model.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,22 @@ class Method:
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
 
+# found by the studies recipe and rates
+SPIKING: dict[str, Any] = {"norm_freeze": 1 / 3, "average": 0.995}
+TRANSFORMER: dict[str, Any] = {"rate": 3e-3, "action_dropout": 0.9}
+
 METHODS = {
-    "pssa": Method(published="PSSA"),
-    "pssa-or": Method(taps="or"),
-    "tssa": Method(attention="tssa", published="TSSA"),
-    "sssa": Method(attention="sssa", published="SSSA"),
-    "lrf-ssa": Method(attention="lrf-ssa", integer=False),
-    "lrf-dyn": Method(attention="lrf-dyn"),
-    **{name: Method(network=name, integer=False) for name in NETWORKS[1:]},
+    "pssa": Method(published="PSSA", recipe=SPIKING),
+    "pssa-or": Method(taps="or", recipe=SPIKING),
+    "tssa": Method(attention="tssa", published="TSSA", recipe=SPIKING),
+    "sssa": Method(attention="sssa", published="SSSA", recipe=SPIKING),
+    "lrf-ssa": Method(attention="lrf-ssa", integer=False, recipe=SPIKING),
+    "lrf-dyn": Method(attention="lrf-dyn", recipe=SPIKING),
+    "dt-3-token": Method(network="dt-3-token", integer=False, published="DT", recipe=TRANSFORMER),
+    "dt-1-token": Method(network="dt-1-token", integer=False, recipe=TRANSFORMER),
+    "dt-3-bit": Method(network="dt-3-bit", integer=False, recipe=TRANSFORMER),
+    "bc": Method(network="bc", integer=False, published="BC", recipe={"rate": 3e-3}),
 }
-METHODS["dt-3-token"] = dataclasses.replace(METHODS["dt-3-token"], published="DT")
-METHODS["bc"] = dataclasses.replace(METHODS["bc"], published="BC")
 
 
 @dataclass(frozen=True)
