@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from model.network import kernels
 from model.network.neuron import lif
-from model.network.product import spike_linear
+from model.network.product import matrix_gradient, spike_linear
 
 SCHEDULES = ("linear", "cosine", "step")
 
@@ -218,7 +218,7 @@ class _LinearNorm(torch.autograd.Function):
         targets = (None, to_u) if ctx.half else (to_u, None)
         statistics = (mean, variance, weight, bias, ctx.epsilon)
         kernels.run("norm_backward", u, *statistics, threshold, gradient, *targets, to_weight, to_bias, *ctx.sizes)
-        to_matrix = (to_u.flatten(0, 1).t() @ x.flatten(0, 1)).to(matrix.dtype)
+        to_matrix = matrix_gradient(to_u, x).to(matrix.dtype)
         to_x = None
         if ctx.needs_input_grad[0]:
             to_x = kernels.product(to_u, matrix, False) if ctx.half else to_u @ matrix

@@ -12,6 +12,20 @@ from torch.nn import functional
 from model.network import kernels
 
 
+ROWS = 512
+"""Products with rows as their inner dimension get a multiple of these."""
+
+
+def matrix_gradient(gradient: Tensor, x: Tensor) -> Tensor:
+    """Return the sum over all rows of gradient [..., out] times x [..., in]: [out, in].
+
+    Every batch has another number of rows, and torch keeps a compiled product per shape: rows of zeros keep the shapes few.
+    """
+    gradient, x = gradient.flatten(0, -2), x.flatten(0, -2)
+    lacking = -len(x) % ROWS
+    return functional.pad(gradient, (0, 0, 0, lacking)).t() @ functional.pad(x, (0, 0, 0, lacking))
+
+
 class _Product(torch.autograd.Function):
     """Operands and gradients in bfloat16, sums in single precision."""
 
@@ -26,7 +40,7 @@ class _Product(torch.autograd.Function):
         x, matrix = ctx.saved_tensors
         gradient = gradients[0].bfloat16().contiguous()
         to_x = kernels.product(gradient, matrix, False) if ctx.needs_input_grad[0] else None
-        return to_x, (gradient.flatten(0, -2).t() @ x.flatten(0, -2)).to(matrix.dtype)
+        return to_x, matrix_gradient(gradient, x).to(matrix.dtype)
 
 
 @contextlib.contextmanager
