@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Which neurons fired in an episode, gathered from golden traces."""
+"""Which neurons fired in an episode, gathered from the golden network."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from model.deployed.artifact import Policy
 from model.deployed.golden import GoldenNetwork, Trace
 
 Counts = NDArray[np.uint8]
+
+AT_A_TIME = 64
+"""Decisions that go through the golden network together."""
 
 
 class Activity:
@@ -26,24 +30,21 @@ class Activity:
         self.entry: list[Counts] = []
         self.hidden: list[Counts] = []
 
-    def __len__(self) -> int:
-        return len(self.layer_spikes)
+    @classmethod
+    def replay(cls, policy: Policy, tokens: Sequence[NDArray[Any]]) -> "Activity":
+        """Return the activity of an episode from its tokens."""
+        network, activity = GoldenNetwork(policy), cls()
+        with threadpool_limits(1, user_api="blas"):
+            for start in range(0, len(tokens), AT_A_TIME):
+                activity._add(network.decide_all(np.stack(tokens[start : start + AT_A_TIME])))
+        return activity
 
-    def add(self, trace: Trace) -> None:
-        """Add a decision."""
+    def _add(self, trace: Trace) -> None:
         layers = sum(name.endswith(".entry") for name in trace.spikes)
-        totals = [0] * layers
+        totals = np.zeros((len(trace.action), layers), np.int64)
         for name, spikes in trace.spikes.items():
-            totals[int(name.removeprefix("layer").split(".")[0])] += int(np.count_nonzero(spikes))
-        self.layer_spikes.append(totals)
+            totals[:, int(name.removeprefix("layer").split(".")[0])] += np.count_nonzero(spikes, axis=(0, 2))
+        self.layer_spikes += totals.tolist()
         for part, rows in (("entry", self.entry), ("fc1", self.hidden)):
             counts = [trace.spikes[f"layer{layer}.{part}"].sum(axis=0, dtype=np.uint8) for layer in range(layers)]
-            rows.append(np.concatenate(counts))
-
-    @classmethod
-    def replay(cls, policy: Policy, tokens: Iterable[NDArray[Any]]) -> "Activity":
-        """Return the activity of an episode that was flown unchecked, from its tokens."""
-        network, activity = GoldenNetwork(policy), cls()
-        for token in tokens:
-            activity.add(network.decide(token))
-        return activity
+            rows.extend(np.concatenate(counts, axis=1))

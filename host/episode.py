@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.accelerator import Counters, Decision, Driver
-from host.activity import Activity
 from host.agent import Agent
 from host.check import Difference, GoldenCheck
 
@@ -36,7 +35,6 @@ class Episode:
 
     seed: int
     steps: list[Step] = field(default_factory=list)
-    activity: Activity = field(default_factory=Activity)  # of checked steps
     total: float = 0.0  # return so far: the sum of the rewards
     terminated: bool = False
     truncated: bool = False
@@ -66,13 +64,33 @@ def fly(
 ) -> None:
     """Run an episode to its end and record it in `episode`, which stays valid if this is interrupted or raises.
 
-    check : compares every decision; None to trust the device. on_step : called after every step.
-    Raises `Difference` at the first decision that is not the golden network's, before the action is taken.
+    check : compares every decision, some steps behind; None to trust the device. on_step : called after every step.
+    Raises `Difference` where a decision is not the golden network's, less than `check.BEHIND` steps after it; the
+    steps in between stay in the record. However the episode ends, what was flown is compared.
     """
     observation, _ = environment.reset(seed=episode.seed)
     agent.begin()
     if check:
         check.begin()
+    try:
+        _loop(episode, observation, environment, agent, accelerator, check, on_step)
+    except Difference:
+        episode.mismatches += 1
+        raise
+    finally:
+        if check:
+            episode.checked_actions = check.compared
+
+
+def _loop(
+    episode: Episode,
+    observation: NDArray[Any],
+    environment: gymnasium.Env[Any, Any],
+    agent: Agent,
+    accelerator: Driver,
+    check: GoldenCheck | None,
+    on_step: Callable[[Episode], None],
+) -> None:
     try:
         while not (episode.terminated or episode.truncated):
             start = time.perf_counter()
@@ -80,8 +98,7 @@ def fly(
             action = agent.act(observation)
             assert agent.decision is not None
             if check:
-                episode.activity.add(check.compare(agent.token, agent.decision, accelerator.signatures()))
-                episode.checked_actions = check.compared
+                check.add(agent.token, agent.decision, accelerator.signatures())
             counters = accelerator.counters()
             seen = observation
             observation, reward, episode.terminated, episode.truncated, _ = environment.step(action)
@@ -90,6 +107,6 @@ def fly(
             episode.total += float(reward)
             episode.seconds += time.perf_counter() - start
             on_step(episode)
-    except Difference:
-        episode.mismatches += 1
-        raise
+    finally:
+        if check:
+            check.finish()

@@ -81,8 +81,7 @@ def write_report(
 ) -> None:
     """Write the page of a run; the detailed pictures are of its last episode."""
     last = episodes[-1]
-    tokens = [step.token for step in last.steps]
-    activity = last.activity if len(last.activity) == len(tokens) else Activity.replay(policy, tokens)
+    activity = Activity.replay(policy, [step.token for step in last.steps])
     title = f"{summary['environment']} on the {summary['device']} device"
     sections = [_facts(summary, policy, clock_mhz), _episodes(summary)]
 

@@ -69,12 +69,11 @@ def measure(policy: Policy, seed: int) -> dict[str, object]:
         bar.reset(ready.length)
         fly(episode, *ready, None, lambda _: bar.update())
 
-    golden, bounds = GoldenNetwork(policy), []
-    for step in tqdm(episode.steps, desc="bound", unit="step", disable=None, leave=False):
-        trace = golden.decide(step.token)
-        if not np.array_equal(trace.action, step.decision.words):
-            raise RuntimeError("the circuit and the golden network part; run host/run_episode.py --check to see where")
-        bounds.append(fetch_cycles(g, trace.active_rows))
+    trace = GoldenNetwork(policy).decide_all(np.stack([step.token for step in episode.steps]))
+    if not np.array_equal(trace.action, np.stack([step.decision.words for step in episode.steps])):
+        raise RuntimeError("the circuit and the golden network part; run host/run_episode.py --check to see where")
+    rows = zip(*trace.active_rows.values(), strict=True)
+    bounds = [fetch_cycles(g, dict(zip(trace.active_rows, decision, strict=True))) for decision in rows]
     cycles = [step.decision.cycles for step in episode.steps]
     units = {u: statistics.median(step.counters.unit_cycles[u] for step in episode.steps) for u in UNITS}
     return {

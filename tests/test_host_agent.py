@@ -9,7 +9,7 @@ from gymnasium.spaces import Box, Discrete
 
 from host.accelerator import Accelerator, Decision
 from host.agent import Agent, AgentError
-from host.check import Difference, GoldenCheck
+from host.check import BEHIND, Difference, GoldenCheck
 from host.golden_device import GoldenBus
 from host.score import normalized_score
 from model.deployed.artifact import quantise_token
@@ -122,8 +122,9 @@ def test_the_check_says_where_a_difference_begins(tensor, origin):
     check = GoldenCheck(policy)
     token = random_tokens(policy, 1, 0)[0]
     decision = accelerator.decide(token)
+    check.add(token, decision, accelerator.signatures())
     with pytest.raises(Difference, match=f"decision 0 of the episode differs .*beginning in {origin}"):
-        check.compare(token, decision, accelerator.signatures())
+        check.finish()
     assert check.compared == 0
 
 
@@ -132,9 +133,32 @@ def test_the_check_counts_what_it_compared():
     accelerator = Accelerator(GoldenBus(TINY), TINY)
     accelerator.load(policy)
     check = GoldenCheck(policy)
-    for token in random_tokens(policy, 7, 0):
-        check.compare(token, accelerator.decide(token), accelerator.signatures())
-    assert (check.decisions, check.compared) == (7, 21)
+    for token in random_tokens(policy, BEHIND + 7, 0):
+        check.add(token, accelerator.decide(token), accelerator.signatures())
+    assert (check.decisions, check.compared) == (BEHIND, 3 * BEHIND)
+    check.finish()
+    check.finish()
+    assert (check.decisions, check.compared) == (BEHIND + 7, 3 * (BEHIND + 7))
+
+
+@pytest.mark.parametrize("wrong", [0, 1, BEHIND - 1, BEHIND, 2 * BEHIND - 1, 2 * BEHIND + 3])
+def test_the_check_names_the_first_decision_that_is_wrong_wherever_it_falls(wrong):
+    policy = random_policy(TINY, 1)
+    accelerator = Accelerator(GoldenBus(TINY), TINY)
+    accelerator.load(policy)
+    check = GoldenCheck(policy)
+
+    def fly():
+        for number, token in enumerate(random_tokens(policy, 2 * BEHIND + 5, 0)):
+            decision, signatures = accelerator.decide(token), accelerator.signatures()
+            if number in (wrong, wrong + 1):
+                signatures[3 if number == wrong else 0] ^= 1
+            check.add(token, decision, signatures)
+        check.finish()
+
+    with pytest.raises(Difference, match=f"decision {wrong} of the episode differs .*the attention of layer 1"):
+        fly()
+    assert (check.decisions, check.compared) == (wrong, 3 * wrong)
 
 
 def test_one_wrong_action_component_is_found():
@@ -145,8 +169,10 @@ def test_one_wrong_action_component_is_found():
     decision = accelerator.decide(token)
     words = decision.words.copy()
     words[-1] ^= 1
+    check = GoldenCheck(policy)
+    check.add(token, decision._replace(words=words), accelerator.signatures())
     with pytest.raises(Difference, match="the head"):
-        GoldenCheck(policy).compare(token, decision._replace(words=words), accelerator.signatures())
+        check.finish()
 
 
 # The score

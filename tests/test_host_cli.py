@@ -320,7 +320,9 @@ def test_a_difference_is_reported_and_recorded(capsys, hopper, tmp_path, monkeyp
     text = fails(capsys, *options)
     assert "decision 2 of the episode differs from the golden network, beginning in the MLP of layer 0" in text
     summary = json.loads((tmp_path / "episode.json").read_text())
-    assert (summary["mismatches"], summary["steps"], summary["checked_actions"]) == (1, 2, 6)
+    # the golden network follows behind: the steps flown in between stay in the record
+    assert (summary["mismatches"], summary["checked_actions"]) == (1, 6)
+    assert summary["steps"] > 2
     assert "differ" in (tmp_path / "report.html").read_text()
 
 

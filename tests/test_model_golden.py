@@ -147,6 +147,28 @@ def test_episodes_side_by_side_decide_as_alone(name: str) -> None:
     assert len({tuple(action) for trace in traces for action in trace.action}) > 10
 
 
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_consecutive_tokens_at_once_decide_as_one_by_one(name: str) -> None:
+    policy = random_policy(GEOMETRIES[name], 8)
+    tokens = random_tokens(policy, 23, 0)
+    single, together = GoldenNetwork(policy), GoldenNetwork(policy)
+    ones = [single.decide(token) for token in tokens]
+    start = 0
+    for end in (9, 10, 23):  # state goes over from one call to the next
+        traces, whole = ones[start:end], together.decide_all(tokens[start:end])
+        assert np.array_equal(whole.action, [trace.action for trace in traces])
+        assert list(zip(*whole.signatures, strict=True)) == [tuple(trace.signatures) for trace in traces]
+        assert whole.saturations == sum(trace.saturations for trace in traces)
+        for index, trace in enumerate(traces):
+            assert trace.active_rows == {part: rows[index] for part, rows in whole.active_rows.items()}
+            assert all(np.array_equal(spikes, whole.spikes[part][:, index]) for part, spikes in trace.spikes.items())
+            pairs = zip(trace.membranes, whole.membranes, strict=True)
+            assert all(np.array_equal(alone, shared[:, index]) for alone, shared in pairs)
+        start = end
+    assert np.array_equal(single.decide(tokens[0]).action, together.decide(tokens[0]).action)
+    assert len({tuple(trace.action) for trace in ones}) > 10
+
+
 def test_clipped_dendrites_are_counted() -> None:
     # residual membranes too wide to saturate
     g = dataclasses.replace(TINY.with_attention("lrf-dyn"), membrane_bits=16)

@@ -13,11 +13,12 @@ import torch
 from model.data import offline
 from model.deployed.geometry import TINY
 from model.deployed.golden import reads
+from model.integer.fold import quantise
 from model.network.layers import Structure, float_network
 from model.network.network import Record
 from model.network.norm import PTBN, TdBN, linear_norm, set_frozen
 from model.training.augment import Augmentation
-from model.training.checkpoint import Checkpoint
+from model.training.checkpoint import Checkpoint, input_scale
 from model.training.config import ConfigError, TrainConfig
 from model.training.row_cost import share_of_rows
 from model.training.trainer import Trainer, rate
@@ -150,6 +151,22 @@ def test_the_average_is_the_mean_that_forgets(tmp_path: Path) -> None:
     thresholds = [t for key, t in result.items() if key.endswith("threshold")]
     assert thresholds
     assert all(torch.equal(t, torch.full_like(t, 0.5)) for t in thresholds)
+
+
+def test_the_quantised_phase_starts_from_the_average(tmp_path: Path) -> None:
+    run = trainer(tmp_path / "run", average=0.9, steps=12, quant_steps=1)
+    update, first = run._update, {}
+
+    def watched(learning_rate: float) -> float:
+        if run.phase == "quant":
+            first.update({name: tensor.clone() for name, tensor in run.network.state_dict().items()})
+        return update(learning_rate)
+
+    run._update = watched  # type: ignore[method-assign]
+    run.run(progress=False)
+    mean = Checkpoint.load(tmp_path / "run" / "float.pt").network
+    integers = quantise(mean, input_scale(run.config, run.inputs, run.actions), run.config.fraction_bits)
+    assert differing(first, integers.state_dict()) == []
 
 
 def windows(batch: int = 64, length: int = 12) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ Arrays are [steps, ..., channels]; between the two may stand an axis of episodes
 The circuit and the PyTorch evaluation mode are separate readings of the same number format; neither imports this file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.deployed.artifact import Policy
 from model.deployed.geometry import Geometry
-from model.deployed.golden_attention import ATTENTIONS, Attention, Bits, Integers, Window, saturate
+from model.deployed.golden_attention import ATTENTIONS, Attention, Bits, Integers, Window, follow, saturate
 
 
 def spiking_linear(spikes: Bits, weight: Integers | NDArray[np.float32]) -> Integers:
@@ -62,37 +62,39 @@ def head(membrane: Integers, weight: Integers, shift: Integers, bias: Integers, 
     return words
 
 
-def signature(previous: int, membrane: Integers, bits: int, group: int) -> int:
+def signature(previous: int | Integers, membrane: Integers, bits: int, group: int) -> Integers:
     """Fold a residual write into the running 32-bit signature, as the circuit does.
 
     Groups of `group` channels in order; a group's membranes are packed channel by channel, step by step, low bits
     first; the packed word's 32-bit pieces are XORed; the signature is rotated left by one and XORed with that.
+    membrane [steps, ..., channels], previous [...] or one for all -> [...].
     """
-    steps, channels = membrane.shape
-    fields = (membrane.T.reshape(channels // group, group * steps) & ((1 << bits) - 1)).astype(np.int64)
-    unpacked = (fields[..., None] >> np.arange(bits)) & 1
-    packed = np.packbits(unpacked.reshape(len(fields), -1).astype(np.uint8), axis=1, bitorder="little")
-    padded = np.zeros((len(packed), -(-packed.shape[1] // 4) * 4), np.uint8)
-    padded[:, : packed.shape[1]] = packed
-    folded = np.bitwise_xor.reduce(padded.view("<u4"), axis=1)
-    for word in folded:
-        previous = (((previous << 1) | (previous >> 31)) & 0xFFFF_FFFF) ^ int(word)
-    return previous
+    fields = np.moveaxis(membrane, 0, -1).reshape(*membrane.shape[1:-1], -1, group * len(membrane)).astype(np.uint32)
+    unpacked = ((fields[..., None] >> np.arange(bits, dtype=np.uint32)) & 1).astype(np.uint8)
+    unpacked = unpacked.reshape(*fields.shape[:-1], -1)
+    packed = np.packbits(unpacked, axis=-1, bitorder="little")
+    padded = np.zeros((*packed.shape[:-1], -(-packed.shape[-1] // 4) * 4), np.uint8)
+    padded[..., : packed.shape[-1]] = packed
+    folded = np.bitwise_xor.reduce(padded.view("<u4"), axis=-1).astype(np.int64)
+    running = np.asarray(previous, np.int64)
+    for word in np.moveaxis(folded, -1, 0):
+        running = (((running << 1) | (running >> 31)) & 0xFFFF_FFFF) ^ word
+    return running
 
 
 @dataclass
 class Trace:
     """What one decision did inside: every spike train and the membranes after each sub-block.
 
-    Of many episodes side by side, `active_rows` counts per episode, `saturations` all together, and signatures are
-    left out.
+    Of many tokens, `active_rows` counts per token and `saturations` all together. Signatures are per token where the
+    tokens are consecutive ones of an episode, and left out of episodes side by side.
     """
 
     action: Integers  # [..., actions] int16 words
-    signatures: list[int] = field(default_factory=list)  # one per `Geometry.signatures`
+    signatures: list[Any] = field(default_factory=list)  # int, or list[int] per token; one per `Geometry.signatures`
     membranes: list[Integers] = field(default_factory=list)  # same points, [steps, ..., channels]
     spikes: dict[str, Bits] = field(default_factory=dict)  # "layer0.key" -> [steps, ..., channels]
-    active_rows: dict[str, Any] = field(default_factory=dict)  # int, or list[int] per episode: inputs that spike
+    active_rows: dict[str, Any] = field(default_factory=dict)  # int, or list[int] per token: inputs that spike
     saturations: int = 0  # residual membranes and dendrites that were clipped
 
 
@@ -159,15 +161,27 @@ class GoldenNetwork:
 
         token [inputs], or [episodes, inputs]: one each of episodes side by side, as many as since `reset`.
         """
+        return self._decide(token, lambda attention, spikes: attention.advance(*spikes), token.ndim == 1)
+
+    def decide_all(self, tokens: Integers) -> Trace:
+        """Advance by consecutive tokens of one episode [tokens, inputs]: as `decide` of each, several times faster.
+
+        Only the attentions take them in turn, since no layer keeps anything else of the past.
+        """
+        return self._decide(tokens, follow, True)
+
+    def _decide(
+        self, token: Integers, attend: Callable[[Attention, Sequence[Bits]], tuple[Integers, int]], signed: bool
+    ) -> Trace:
         g, p = self.geometry, self._tensors
         trace = Trace(np.zeros(0, np.int64))
 
         def residual(x: Integers) -> Integers:
             clipped, count = saturate(x, g.membrane_bits)
             trace.saturations += count
-            if token.ndim == 1:
+            if signed:
                 last = trace.signatures[-1] if trace.signatures else 0
-                trace.signatures.append(signature(last, clipped, g.membrane_bits, g.group))
+                trace.signatures.append(signature(last, clipped, g.membrane_bits, g.group).tolist())
             trace.membranes.append(clipped)
             return clipped
 
@@ -195,7 +209,7 @@ class GoldenNetwork:
             rows = trace.active_rows.pop(f"{at}.kvq")
             for name, spikes in zip(g.projections, projected, strict=True):
                 trace.spikes[f"{at}.{name}"], trace.active_rows[f"{at}.{name}"] = spikes, rows
-            current, clipped = self.attention[layer].advance(*projected)
+            current, clipped = attend(self.attention[layer], projected)
             trace.saturations += clipped
             x = shortcut(x, neuron(current, f"{at}.window"), f"{at}.proj")
             s = trace.spikes[f"{at}.mlp"] = lif(x, p["entry.threshold"])[0]

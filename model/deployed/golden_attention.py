@@ -93,6 +93,15 @@ class Attention(Protocol):
         """Go on with these of the episodes side by side."""
 
 
+def follow(attention: Attention, spikes: Sequence[Bits]) -> tuple[Integers, int]:
+    """Take consecutive tokens of an episode, a token each in the middle axis [steps, tokens, channels].
+
+    Returns the currents, same shape, and how many numbers were clipped.
+    """
+    taken = [attention.advance(*(each[:, token] for each in spikes)) for token in range(spikes[0].shape[1])]
+    return np.stack([current for current, _ in taken], axis=1), sum(clipped for _, clipped in taken)
+
+
 class Window:
     """PSSA. `ring` : the `k AND v` spikes of the window's tokens, newest first [tokens, steps, ..., channels]."""
 

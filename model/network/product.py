@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from model.network import kernels
 
-
 ROWS = 512
 """Products with rows as their inner dimension get a multiple of these."""
 
@@ -19,7 +18,7 @@ ROWS = 512
 def matrix_gradient(gradient: Tensor, x: Tensor) -> Tensor:
     """Return the sum over all rows of gradient [..., out] times x [..., in]: [out, in].
 
-    Every batch has another number of rows, and torch keeps a compiled product per shape: rows of zeros keep the shapes few.
+    Every batch has another number of rows, and torch keeps a compiled product per shape: zeros keep the shapes few.
     """
     gradient, x = gradient.flatten(0, -2), x.flatten(0, -2)
     lacking = -len(x) % ROWS
