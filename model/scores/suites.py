@@ -36,7 +36,7 @@ class Method:
 
 # found by the studies recipe and rates
 SPIKING: dict[str, Any] = {"norm_freeze": 1 / 3, "average": 0.995}
-TRANSFORMER: dict[str, Any] = {"rate": 3e-3, "action_dropout": 0.9}
+ONE_TOKEN: dict[str, Any] = {"rate": 3e-3, "action_dropout": 0.9}
 
 METHODS = {
     "pssa": Method(published="PSSA", recipe=SPIKING),
@@ -45,9 +45,9 @@ METHODS = {
     "sssa": Method(attention="sssa", published="SSSA", recipe=SPIKING),
     "lrf-ssa": Method(attention="lrf-ssa", integer=False, recipe=SPIKING),
     "lrf-dyn": Method(attention="lrf-dyn", recipe=SPIKING),
-    "dt-3-token": Method(network="dt-3-token", integer=False, published="DT", recipe=TRANSFORMER),
-    "dt-1-token": Method(network="dt-1-token", integer=False, recipe=TRANSFORMER),
-    "dt-3-bit": Method(network="dt-3-bit", integer=False, recipe=TRANSFORMER),
+    "dt-3-token": Method(network="dt-3-token", integer=False, published="DT", recipe={"rate": 3e-3}),
+    "dt-1-token": Method(network="dt-1-token", integer=False, recipe=ONE_TOKEN),
+    "dt-3-bit": Method(network="dt-3-bit", integer=False, recipe=ONE_TOKEN),
     "bc": Method(network="bc", integer=False, published="BC", recipe={"rate": 3e-3}),
 }
 
