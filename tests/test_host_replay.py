@@ -169,6 +169,29 @@ def test_a_sound_circuit_passes(device, tmp_path, capsys):
     found = json.loads(result.read_text())
     assert found["words_equal"] > 36 * 10
     assert (found["cycles"]["p50"] > 50) == (device == "verilated")
+    for figure in (found["latency_us"], found["cycles"]):
+        assert figure["p50"] <= figure["p99"]
+    units = found["counters"]["unit_cycles_p50"]
+    assert (50 < sum(units.values()) <= found["cycles"]["p99"]) == (device == "verilated")
+
+
+def test_the_selftest_prints_latency_and_what_the_circuit_counted(tmp_path, capsys):
+    found = {}
+    for device in ("golden", "verilated"):
+        file = tmp_path / f"{device}.json"
+        options = ["--device", device, "--geometry", "TINY", "--policies", "2", "--decisions", "12"]
+        assert selftest.main([*options, "--json", str(file)]) == 0
+        found[device] = json.loads(file.read_text())["counters"]
+    text = capsys.readouterr().out
+    assert re.search(r"latency: p50 [\d,]+ µs, p99 [\d,]+ µs, seen from here; p50 \d+, p99 \d+ cycles\n", text)
+    counters = found["verilated"]
+    assert (
+        f"counters: p50 {counters['weight_rows_p50']:,.0f} weight rows; {counters['saturations']} saturations and "
+        f"{counters['stalls']:,} stalls in all; p50 busy cycles: EMBED"
+    ) in text
+    for name in ("weight_rows_p50", "saturations"):  # the golden network knows these two
+        assert counters[name] == found["golden"][name] > 0
+    assert counters["stalls"] > found["golden"]["stalls"] == 0
 
 
 @pytest.mark.parametrize(

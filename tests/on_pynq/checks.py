@@ -6,6 +6,7 @@ Run by tests/test_host_pynq.py with the Python of each environment that has pynq
 
 import csv
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -15,10 +16,11 @@ import numpy as np
 import pynq
 import pytest
 
-from host import run_episode, selftest
+from host import devices, run_episode, selftest
 from host.accelerator import Accelerator
 from host.board import circuit, pynq_bus
 from host.board.bitstream import Bitstream, BitstreamError, kernel_image
+from host.board.power import read_power
 from host.board.pynq_driver import VLNV, Spikeloop
 from host.board.zynq import FAMILIES, open_board
 from host.bus import BusError
@@ -28,6 +30,7 @@ from model.deployed.geometry import TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from tests.on_pynq.fake_board import CRL_APB, FPD_SLCR, SLCR, FakeBoard
 
+NOTEBOOK = Path(__file__).resolve().parents[2] / "docs" / "notebooks" / "board.ipynb"
 PUBLISHED = Path(os.environ["SPIKELOOP_PUBLISHED"])
 VERSION = os.environ["PYNQ_VERSION"]
 AT = offsets(TINY)
@@ -242,3 +245,33 @@ def test_the_selftest_passes_on_a_fresh_board(bit, board, tmp_path, capsys):
     assert found["bus"].startswith("pynq at")
     assert found["bitstream_sha256"] == Bitstream.read(bit).sha256
     assert "one in a hundred" in capsys.readouterr().out
+
+
+def sensors(root):
+    """Make the files of a ZCU104's monitor of its 12 V supply."""
+    monitor = root / "sys/class/hwmon/hwmon0"
+    monitor.mkdir(parents=True)
+    for file, text in {"name": "ina226", "in1_input": "12110", "curr1_input": "1159", "curr1_label": "12V"}.items():
+        (monitor / file).write_text(f"{text}\n")
+    return root
+
+
+@on_a_zcu104
+def test_the_notebook_runs_on_a_board(bit, board, tmp_path, monkeypatch, capsys):
+    import matplotlib.pyplot as plt
+
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
+    monkeypatch.setattr(devices, "read_power", functools.partial(read_power, sensors(tmp_path)))
+    monkeypatch.setenv("SPIKELOOP_DEVICE", f"--board --bus pynq --bitstream {bit}")
+    monkeypatch.chdir(NOTEBOOK.parent)  # as Jupyter does
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
+    space = {"__name__": "__main__"}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), cell["id"], "exec"), space)
+    plt.close("all")
+    text = capsys.readouterr().out
+    assert "deciding on a board: pynq at 0xa0000000" in text
+    assert "120 action words equal the golden network's, 0 differ" in text
+    assert "ina226 12V: 14,035 mW idle, 14,035 mW deciding, on a board" in text
+    assert len(shown) == 1
