@@ -26,8 +26,8 @@ lint: $(VENV)/installed-test
 build/pynq-%/installed: pyproject.toml .ci/requirements.py | $(VENV)/created
 	$(BIN)/python -m venv --clear --without-pip $(@D)
 	$(BIN)/python .ci/requirements.py host board > $(@D)/requirements.txt
-	$(BIN)/python -m pip --python $(@D)/bin/python install --disable-pip-version-check -r $(@D)/requirements.txt \
-		pynq==$* pytest==9.2.0
+	$(BIN)/python -m pip --python $(@D)/bin/python install --disable-pip-version-check --no-compile \
+		-r $(@D)/requirements.txt pynq==$* pytest==9.2.0
 	touch $@
 
 # A stamp per purpose. Only the dependencies are installed; the folders run in place.

@@ -4,12 +4,15 @@
 import os
 import platform
 import re
+import runpy
 import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import SubElement
 
 import pytest
+from packaging.requirements import Requirement
 
 from bitstreams.boards import BOARDS
 from bitstreams.hwh import handoff
@@ -22,8 +25,10 @@ from model.deployed.geometry import TINY
 ROOT = Path(__file__).resolve().parent.parent
 CHECKS = ROOT / "tests" / "on_pynq" / "checks.py"
 VERSIONS = ("3.1.2", "4.0.0")
-FOREIGN = "ignore:Pynq does not support the CPU Architecture"
+FOREIGN = ("ignore:Pynq does not support the CPU Architecture", "ignore:pkg_resources is deprecated as an API")
 """What pynq says when it is imported here; any other warning is an error."""
+
+OPTIONS = ("-q", "-p", "no:cacheprovider", *(word for warning in FOREIGN for word in ("-W", warning)))
 
 on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="accesses are caught by x86's single steps")
 
@@ -70,12 +75,50 @@ def test_the_real_pynq(version, tmp_path):
     published(tmp_path)
     (tmp_path / "circuit.so").symlink_to(library(TINY))
     done = subprocess.run(
-        [stamp.with_name("bin") / "python", "-m", "pytest", *("-q", "-p", "no:cacheprovider", "-W", FOREIGN), CHECKS],
+        [stamp.with_name("bin") / "python", "-m", "pytest", *OPTIONS, CHECKS],
         cwd=ROOT,
         env={**os.environ, "SPIKELOOP_PUBLISHED": str(tmp_path), "PYNQ_VERSION": version},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^\d+ passed in ", done.stdout, re.MULTILINE), done.stdout  # none was skipped
+
+
+# What pip installs on a board
+
+HELD = {"pynq": "5.0.0", "numpy": "2.0.0", "pycparser": "3.0", "setuptools": "82.0"}
+"""Versions that must not come in anywhere."""
+
+IMAGES = {
+    # architecture, Python and packages of a board's image
+    "PYNQ-Z2, 3.1": ("armv7l", "3.10", {"pynq": "3.1.2", "numpy": "1.21.5"}, "4.0.0"),
+    "ZCU104, 3.1": ("aarch64", "3.10", {"pynq": "3.1.2", "numpy": "1.21.5"}, "4.0.0"),
+    "ZCU104, 4.0": ("aarch64", "3.12", {"pynq": "4.0.0", "numpy": "1.26.4"}, "3.1.2"),
+}
+
+
+@pytest.mark.parametrize("image", IMAGES)
+def test_the_extra_leaves_an_image_s_packages_as_they_are(image, monkeypatch, capsys):
+    architecture, python, held, other = IMAGES[image]
+    monkeypatch.setattr(sys, "argv", ["requirements.py", "board"])
+    runpy.run_path(str(ROOT / ".ci" / "requirements.py"))
+    every = [Requirement(line) for line in capsys.readouterr().out.splitlines()]
+    machine = {"platform_machine": architecture, "python_version": python}
+    wanted = [line for line in every if line.marker is None or line.marker.evaluate(machine)]
+    assert {line.name for line in wanted} == {*HELD, "safetensors"}
+    for name, version in held.items():
+        assert all(line.specifier.contains(version) for line in wanted if line.name == name)
+    for name, version in [*HELD.items(), ("pynq", other)]:
+        assert not all(line.specifier.contains(version) for line in wanted if line.name == name)
+
+
+def test_elsewhere_the_extra_has_no_pynq(monkeypatch, capsys):
+    """Where the environments of the tests are made, each names its own."""
+    monkeypatch.setattr(sys, "argv", ["requirements.py", "board"])
+    runpy.run_path(str(ROOT / ".ci" / "requirements.py"))
+    lines = [Requirement(line) for line in capsys.readouterr().out.splitlines()]
+    machine = {"platform_machine": "x86_64", "python_version": "3.12"}
+    assert not [line for line in lines if line.name == "pynq" and line.marker.evaluate(machine)]
+    assert len([line for line in lines if line.name == "pynq"]) == 3

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -244,7 +245,9 @@ def test_the_selftest_passes_on_a_fresh_board(bit, board, tmp_path, capsys):
     assert (found["device"], found["decisions"]) == ("board", 12)
     assert found["bus"].startswith("pynq at")
     assert found["bitstream_sha256"] == Bitstream.read(bit).sha256
-    assert "one in a hundred" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert re.search(r"latency: p50 [\d,]+ µs, p99 [\d,]+ µs, seen from here; p50 \d+, p99 \d+ cycles\n", text)
+    assert "counters: p50" in text
 
 
 def sensors(root):
