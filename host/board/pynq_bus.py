@@ -23,7 +23,7 @@ class PynqBus(MappedBus):
     """
 
     def __init__(self, bitstream: Bitstream, base: int, functions: ctypes.CDLL | None) -> None:
-        pynq = _import()
+        pynq, device = _import()
         handoff = bitstream.path.with_suffix(".hwh")
         if (design := bitstream.path.with_suffix(".xsa")).exists():
             raise BusError(f"pynq would read {design} instead of the .bit beside it and fail; move the .xsa elsewhere")
@@ -38,9 +38,9 @@ class PynqBus(MappedBus):
 
         try:
             if described:
-                self._loaded = pynq.Overlay(str(bitstream.path))
+                self._loaded = pynq.Overlay(str(bitstream.path), device=device)
             else:
-                self._loaded = pynq.Bitstream(str(bitstream.path))
+                self._loaded = pynq.Bitstream(str(bitstream.path), device=device)
                 self._loaded.download()
             # neither way of loading can be trusted to set it
             pynq.Clocks.fclk0_mhz = bitstream.clock_mhz
@@ -54,7 +54,7 @@ class PynqBus(MappedBus):
                         f"one circuit of type {VLNV} at 0x{base:08x} is wanted, {handoff} describes {found}; copy the "
                         f".hwh of this .bit, and remove {_kept(pynq)}, which pynq reads instead for a .bit it knows"
                     )
-            memory = mapped(pynq.MMIO(base, WINDOW_BYTES))
+            memory = mapped(pynq.MMIO(base, WINDOW_BYTES, device))
         except BusError:
             raise
         except Exception as error:  # pynq raises whatever its layers do
@@ -62,8 +62,8 @@ class PynqBus(MappedBus):
         super().__init__(memory, functions)
 
 
-def _import() -> Any:
-    """Return pynq with a device. Raises `BusError`."""
+def _import() -> tuple[Any, Any]:
+    """Return pynq and its device. Raises `BusError`."""
     try:
         pynq = importlib.import_module("pynq")
     except ImportError as error:
@@ -72,13 +72,12 @@ def _import() -> Any:
             "or --bus uio or devmem"
         ) from None
     try:
-        assert pynq.Device.active_device
+        return pynq, pynq.Device.active_device
     except RuntimeError as error:
         raise BusError(
             f"pynq finds no device ({error}); run as root, after . /etc/profile.d/xrt_setup.sh, or take --bus uio or "
             "devmem"
         ) from None
-    return pynq
 
 
 def _major(pynq: Any) -> int:

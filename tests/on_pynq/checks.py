@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pynq
 import pytest
+from pynq.pl_server.embedded_device import EmbeddedDevice
 
 from host import devices, run_episode, selftest
 from host.accelerator import Accelerator
@@ -187,8 +188,13 @@ def test_a_description_that_is_wrong_or_that_pynq_kept_is_refused(bit, board, ch
 
 
 @on_a_z2
-def test_what_pynq_cannot_do_is_said(bit, board):
+def test_what_pynq_cannot_do_is_said(bit, board, monkeypatch):
     read = Bitstream.read(bit)
+    with monkeypatch.context() as user:
+        user.setattr(os, "geteuid", lambda: 1000)
+        user.setattr(board, "mmap", functools.partial(EmbeddedDevice.mmap, board), raising=False)
+        with pytest.raises(BusError, match=r"pynq cannot load .*: Root permissions required\."):
+            open_board("pynq", read)
     bit.with_suffix(".xsa").write_bytes(b"")
     with pytest.raises(BusError, match=r"move the \.xsa elsewhere"):
         open_board("pynq", read)
