@@ -22,10 +22,11 @@ from host import devices, run_episode, selftest
 from host.accelerator import Accelerator
 from host.board import circuit, pynq_bus
 from host.board.bitstream import Bitstream, BitstreamError, kernel_image
+from host.board.mapped import MappedBus
 from host.board.power import read_power
 from host.board.pynq_driver import VLNV, Spikeloop
 from host.board.zynq import FAMILIES, open_board
-from host.bus import BusError
+from host.bus import Bus, BusError
 from host.golden_device import GoldenBus
 from hw.registers import MAGIC, offsets
 from model.deployed.geometry import TINY
@@ -64,7 +65,9 @@ def board(bit, tmp_path, monkeypatch):
     (tmp_path / "board").mkdir()
     made = FakeBoard(chip, kernel_image(bit.read_bytes()), PUBLISHED / "circuit.so", tmp_path / "board")
     made.install(monkeypatch)
-    monkeypatch.setattr(circuit, "MEASURED_CYCLES", 20_000)  # a simulation is thousands of times slower
+    # a simulation is thousands of times slower, and waits for its machine
+    monkeypatch.setattr(circuit, "MEASURED_CYCLES", 5_000)
+    monkeypatch.setattr(MappedBus, "decision_timeout_s", Bus.decision_timeout_s)
     yield made
     made.release()
 
