@@ -195,6 +195,25 @@ def test_without_uio_there_is_physical_memory_at_the_chip_s_address(tmp_path):
         open_board("uio", None, root=root)
 
 
+def test_a_zynqmp_s_port_is_narrowed_after_loading(tmp_path):
+    """The kernel leaves HPM0_FPD and HPM1_FPD at 128 bits; the first is the circuit's."""
+    root = system(tmp_path / "board", ZYNQMP, uio0=("fabric", 0xA000_0000, 1 << 16))
+    with (root / "dev/mem").open("wb") as file:
+        file.truncate(0xFD61_6000)
+        file.seek(0xFD61_5000)
+        file.write(bytes([1, 0x0A, 2, 3, 4]))
+    open_board("uio", Bitstream.read(published(tmp_path, "zcu104")), root=root).bus.close()
+    with (root / "dev/mem").open("rb") as file:
+        file.seek(0xFD61_5000)
+        assert file.read(5) == bytes([1, 0x08, 2, 3, 4])
+
+
+def test_a_zynq_7000_has_no_such_port(tmp_path):
+    root = system(tmp_path / "board", uio0=("fabric", 0x4000_0000, 1 << 16))
+    (root / "dev/mem").unlink()
+    open_board("uio", Bitstream.read(published(tmp_path)), root=root).bus.close()
+
+
 def test_what_must_not_be_touched_is_not(tmp_path):
     with pytest.raises(BusError, match="no Zynq"):
         open_board("devmem", None, root=tmp_path)
