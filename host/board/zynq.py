@@ -89,8 +89,8 @@ class DevMemBus(MappedBus):
 def narrow_port(memory: Path) -> None:
     """Set a ZynqMP's M_AXI_HPM0_FPD to the 32 bits of every bitstream. Raises `BusError`.
 
-    The boot loader leaves the width of another design, and the kernel's FPGA manager does not touch it; pynq sets it from
-    the .hwh. memory : /dev/mem.
+    The boot loader leaves the width of another design, and the kernel's FPGA manager does not touch it; pynq sets it
+    from the .hwh. memory : /dev/mem.
     """
     page, release = map_window(memory, AXI_FS, mmap.PAGESIZE)
     words = memoryview(page).cast("I")
