@@ -4,6 +4,7 @@
 Run by tests/test_host_pynq.py with the Python of each environment that has pynq.
 """
 
+import argparse
 import csv
 import dataclasses
 import functools
@@ -11,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,15 @@ from host.accelerator import Accelerator
 from host.board import circuit, pynq_bus
 from host.board.bitstream import Bitstream, BitstreamError, kernel_image
 from host.board.mapped import MappedBus
+from host.board.messages import TOKEN_VARIABLE
 from host.board.power import read_power
 from host.board.pynq_driver import VLNV, Spikeloop
+from host.board.server import BoardServer
+from host.board.service import BoardService
 from host.board.zynq import FAMILIES, open_board
 from host.bus import Bus, BusError
 from host.golden_device import GoldenBus
+from host.local import open_local
 from hw.registers import MAGIC, offsets
 from model.deployed.geometry import TINY
 from model.deployed.random_policy import random_policy, random_tokens
@@ -244,6 +250,30 @@ def test_an_episode_flies_by_the_command_with_every_action_equal(bit, board, tmp
     assert found == expected
     assert len({tuple(row) for row in found}) == len(found)
     assert len(cycles) > 5
+
+
+@on_a_z2
+def test_an_episode_flies_through_the_server_of_a_board(bit, board, tmp_path, monkeypatch, capsys):
+    """A PYNQ-Z2's way: the environment is on a PC. Here both are one process."""
+    token = "0123456789abcdef"
+    monkeypatch.setenv(TOKEN_VARIABLE, token)
+    options = argparse.Namespace(device="board", geometry=None, bus="pynq", bitstream=bit)
+    opened = open_local(options, lambda line: None)
+    server = BoardServer(BoardService(opened.accelerator, opened.facts, list), token.encode(), ("127.0.0.1", 0))
+    thread = threading.Thread(target=server.serve, daemon=True)
+    thread.start()
+    try:
+        there = ["--board", f"127.0.0.1:{server.address[1]}", "--out", str(tmp_path / "there")]
+        environment = 'Hopper-v5 {"max_episode_steps": 15}'
+        assert run_episode.main(["--policy", "hopper-tiny", "--env", environment, *there]) == 0
+    finally:
+        server.close()
+        thread.join(20)
+        opened.accelerator.close()
+    assert "45 actions equal the golden network's" in capsys.readouterr().out
+    events, odd = board.trapped.take()
+    assert odd == 0
+    assert len(events) > 2000
 
 
 @on_both_chips
