@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+PYNQ := build/pynq-3.1.2/installed build/pynq-4.0.0/installed
 
 .PHONY: episode test lint
 
@@ -12,7 +13,7 @@ ARGS ?=
 episode: $(VENV)/installed-episode
 	$(BIN)/python host/run_episode.py $(ARGS)
 
-test: lint
+test: lint $(PYNQ)
 	$(BIN)/pytest -q -n 2 tests
 	$(BIN)/pytest -q -n 2 sim
 
@@ -20,6 +21,14 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# What a board gets, for tests/test_host_pynq.py: pynq wants an older numpy than training, and each version is its own.
+build/pynq-%/installed: pyproject.toml .ci/requirements.py | $(VENV)/created
+	$(BIN)/python -m venv --clear --without-pip $(@D)
+	$(BIN)/python .ci/requirements.py host board > $(@D)/requirements.txt
+	$(BIN)/python -m pip --python $(@D)/bin/python install --disable-pip-version-check --no-compile \
+		-r $(@D)/requirements.txt pynq==$* pytest==9.2.0
+	touch $@
 
 # A stamp per purpose. Only the dependencies are installed; the folders run in place.
 $(VENV)/installed-episode: EXTRAS := host hw

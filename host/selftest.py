@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from host.accelerator import Accelerator, AcceleratorError, Driver
+from host.accelerator import Accelerator, AcceleratorError, Counters, Driver
 from host.bus import BusError
 from host.devices import add_device_options, open_device
 from host.golden_device import layer_rows
 from host.local import LocalError
-from hw.registers import ROW_UNITS, offsets
+from hw.registers import ROW_UNITS, UNITS, offsets
 from model.deployed.geometry import Geometry, GeometryError
 from model.deployed.golden import GoldenNetwork
 from model.deployed.random_policy import random_policy, random_tokens
@@ -41,10 +41,12 @@ def bus_test(accelerator: Accelerator) -> int:
     return len(words)
 
 
-def policy_test(driver: Driver, geometry: Geometry, seed: int, decisions: int) -> tuple[int, list[float], list[int]]:
+def policy_test(
+    driver: Driver, geometry: Geometry, seed: int, decisions: int
+) -> tuple[int, list[float], list[int], list[Counters]]:
     """Compare a random policy's decisions, of two episodes, with the golden network's: actions, signatures, counters.
 
-    Returns words compared, seconds and cycles of each decision. Raises `SelftestError`.
+    Returns words compared; seconds, cycles and counters of each decision. Raises `SelftestError`.
     """
     rng = np.random.default_rng(seed)
     actions = int(rng.integers(1, geometry.action_size + 1)) if seed % 2 else geometry.action_size
@@ -52,7 +54,7 @@ def policy_test(driver: Driver, geometry: Geometry, seed: int, decisions: int) -
     policy = random_policy(geometry, seed, observations, actions)
     driver.load(policy)
     network = GoldenNetwork(policy)
-    compared, seconds, cycles = 0, [], []
+    compared, seconds, cycles, counted = 0, [], [], []
     for number, token in enumerate(random_tokens(policy, decisions, seed)):
         if number in (0, decisions // 2):
             driver.new_episode()
@@ -62,6 +64,7 @@ def policy_test(driver: Driver, geometry: Geometry, seed: int, decisions: int) -
         seconds.append(time.perf_counter() - start)
         cycles.append(decision.cycles)
         trace, counters = network.decide(token), driver.counters()
+        counted.append(counters)
         rows = [layer_rows(geometry, trace, layer) for layer in range(geometry.layers)]
         for what, found, expected in (
             ("the action words", decision.words.tolist(), trace.action.tolist()),
@@ -75,7 +78,18 @@ def policy_test(driver: Driver, geometry: Geometry, seed: int, decisions: int) -
                     f"policy {seed}, decision {number}: {what} are {found}, the golden network's {expected}"
                 )
             compared += len(found) if isinstance(found, (list, dict)) else 1
-    return compared, seconds, cycles
+    return compared, seconds, cycles, counted
+
+
+def summary(counted: list[Counters]) -> dict[str, Any]:
+    """Return the counters of many decisions: sums of what should be rare, medians of the rest."""
+    units = {unit: float(np.median([counters.unit_cycles[unit] for counters in counted])) for unit in UNITS}
+    return {
+        "saturations": sum(counters.saturations for counters in counted),
+        "stalls": sum(counters.stalls for counters in counted),
+        "weight_rows_p50": float(np.median([sum(counters.layer_rows) for counters in counted])),
+        "unit_cycles_p50": units,
+    }
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -106,10 +120,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     try:
         print(f"testing {device.reason}", flush=True)
         words = bus_test(driver) if isinstance(driver, Accelerator) else 0
-        seconds, cycles = [], []
+        seconds, cycles, counted = [], [], []
         for seed in range(options.policies):
-            compared, took, counted = policy_test(driver, driver.geometry, seed, options.decisions)
-            words, seconds, cycles = words + compared, seconds + took, cycles + counted
+            compared, took, busy, counters = policy_test(driver, driver.geometry, seed, options.decisions)
+            words, seconds, cycles, counted = words + compared, seconds + took, cycles + busy, counted + counters
             print(f"policy {seed}: {options.decisions} decisions, {compared:,} words equal", flush=True)
         if flags := driver.status():
             raise SelftestError(f"STATUS shows {', '.join(sorted(flags))} at the end")
@@ -127,6 +141,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "words_equal": words,
         "latency_us": {f"p{p}": float(np.percentile(microseconds, p)) for p in (50, 99)},
         "cycles": {f"p{p}": float(np.percentile(cycles, p)) for p in (50, 99)},
+        "counters": summary(counted),
         **{name: value for name, value in device.facts.items() if name not in ("geometry", "device")},
     }
 
@@ -138,9 +153,15 @@ def main(arguments: list[str] | None = None) -> int:
         result = run(options)
         latency, cycles = result["latency_us"], result["cycles"]
         print(
-            f"passed: {result['decisions']} decisions, {result['words_equal']:,} words equal; a decision takes "
-            f"{latency['p50']:,.0f} µs, one in a hundred {latency['p99']:,.0f} µs, seen from here"
-            + (f"; {cycles['p50']:,.0f} and {cycles['p99']:,.0f} cycles" if cycles["p50"] else "")
+            f"passed: {result['decisions']} decisions, {result['words_equal']:,} words equal\n"
+            f"latency: p50 {latency['p50']:,.0f} µs, p99 {latency['p99']:,.0f} µs, seen from here"
+            + (f"; p50 {cycles['p50']:,.0f}, p99 {cycles['p99']:,.0f} cycles" if cycles["p50"] else "")
+        )
+        counters = result["counters"]
+        units = ", ".join(f"{unit} {busy:,.0f}" for unit, busy in counters["unit_cycles_p50"].items() if busy)
+        print(
+            f"counters: p50 {counters['weight_rows_p50']:,.0f} weight rows; {counters['saturations']:,} saturations "
+            f"and {counters['stalls']:,} stalls in all" + (f"; p50 busy cycles: {units}" if units else "")
         )
         if options.json:
             options.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -169,6 +169,30 @@ def test_a_sound_circuit_passes(device, tmp_path, capsys):
     found = json.loads(result.read_text())
     assert found["words_equal"] > 36 * 10
     assert (found["cycles"]["p50"] > 50) == (device == "verilated")
+    for figure in (found["latency_us"], found["cycles"]):
+        assert figure["p50"] <= figure["p99"]
+    units = found["counters"]["unit_cycles_p50"]
+    assert (50 < sum(units.values()) <= found["cycles"]["p99"]) == (device == "verilated")
+
+
+def test_the_selftest_prints_latency_and_what_the_circuit_counted(tmp_path, capsys, monkeypatch):
+    honest, seen = Accelerator.counters, []
+    monkeypatch.setattr(Accelerator, "counters", lambda accelerator: seen.append(honest(accelerator)) or seen[-1])
+    file = tmp_path / "found.json"
+    options = ["--device", "verilated", "--geometry", "TINY", "--policies", "2", "--decisions", "12"]
+    assert selftest.main([*options, "--json", str(file)]) == 0
+    found = json.loads(file.read_text())["counters"]
+    assert len(seen) == 24
+    assert found["weight_rows_p50"] == np.median([sum(counters.unit_rows.values()) for counters in seen]) > 0
+    assert found["saturations"] == sum(counters.saturations for counters in seen) > 0
+    assert found["stalls"] == sum(counters.stalls for counters in seen) > 0
+    assert found["unit_cycles_p50"]["FC1"] == np.median([counters.unit_cycles["FC1"] for counters in seen])
+    text = capsys.readouterr().out
+    assert re.search(r"latency: p50 [\d,]+ µs, p99 [\d,]+ µs, seen from here; p50 \d+, p99 \d+ cycles\n", text)
+    assert (
+        f"counters: p50 {found['weight_rows_p50']:,.0f} weight rows; {found['saturations']:,} saturations and "
+        f"{found['stalls']:,} stalls in all; p50 busy cycles: EMBED"
+    ) in text
 
 
 @pytest.mark.parametrize(

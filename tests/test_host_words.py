@@ -46,7 +46,7 @@ def test_the_driver_on_a_mapped_circuit_decides_with_single_word_accesses(device
     bus = UioBus(device, functions(compiled)) if kind is UioBus else DevMemBus(0, functions(compiled), device)
     golden = Accelerator(GoldenBus(TINY), TINY)
     golden.load(policy)
-    with TrappedWindow(bus, library(TINY)) as window:
+    with TrappedWindow(bus._window, library(TINY)) as window:
         accelerator = Accelerator(bus, TINY)
         accelerator.load(policy)
         events, odd = window.take()
@@ -103,7 +103,7 @@ def test_what_python_must_not_do_is_seen(device):
         array[scratch // 4] |= 1
 
     found = {}
-    with TrappedWindow(bus, library(TINY)) as window:
+    with TrappedWindow(bus._window, library(TINY)) as window:
         for act in (element, ctypes_element, octets, several_at_once, read_and_write):
             act()
             events, odd = window.take()

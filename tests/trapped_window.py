@@ -16,24 +16,24 @@ EVENTS = 1 << 16
 
 
 class TrappedWindow:
-    """Stands between a mapped bus and a simulated circuit while it is entered.
+    """Stands between a window in memory and a simulated circuit while it is entered.
 
-    bus : a `MappedBus` over ordinary memory. library : of the simulated circuit.
+    address : of ordinary memory, `WINDOW_BYTES` on a page of its own. library : of the simulated circuit.
     """
 
-    def __init__(self, bus, library):
+    def __init__(self, address, library):
         self.circuit = VerilatedBus(library)
         self._trap = ctypes.CDLL(str(compiled(SOURCE, ("cc", "-O2", "-shared", "-fPIC"), CACHE)))
         pointer = ctypes.c_void_p
         self._trap.trap_arm.argtypes = (pointer, ctypes.c_size_t, pointer, pointer, pointer)
         self._trap.trap_take.argtypes = (pointer, pointer)
-        self._bus = bus
+        self._address = address
         self._events = np.zeros(EVENTS, np.uint32)
 
     def __enter__(self):
         shim = self.circuit._shim
         transfers = [ctypes.cast(function, ctypes.c_void_p) for function in (shim.spikeloop_read, shim.spikeloop_write)]
-        self._trap.trap_arm(self._bus._window, WINDOW_BYTES, *transfers, self.circuit._circuit)
+        self._trap.trap_arm(self._address, WINDOW_BYTES, *transfers, self.circuit._circuit)
         return self
 
     def __exit__(self, *failure):

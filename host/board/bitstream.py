@@ -37,10 +37,14 @@ class Bitstream:
 
     @classmethod
     def read(cls, path: Path) -> "Bitstream":
-        """Read a bitstream's manifest and compare the digest. Raises `BitstreamError`."""
-        beside = path.with_suffix(".json")
+        """Read a bitstream's manifest and compare the digests, that of the .hwh too if there is one.
+
+        Raises `BitstreamError`.
+        """
+        beside, handoff = path.with_suffix(".json"), path.with_suffix(".hwh")
         try:
             content, manifest = path.read_bytes(), json.loads(beside.read_text())
+            described = hashlib.sha256(handoff.read_bytes()).hexdigest() if handoff.exists() else None
         except OSError as error:
             raise BitstreamError(
                 f"{error.filename} cannot be read ({error.strerror}); copy the .bit and its .json"
@@ -55,7 +59,7 @@ class Bitstream:
                 int(manifest["base"], 16),
                 float(manifest["clock_mhz"]),
             )
-            expected = str(manifest["bit"]["sha256"])
+            expected, expected_handoff = (str(manifest[kind]["sha256"]) for kind in ("bit", "hwh"))
         except KeyError as missing:
             raise BitstreamError(
                 f"the manifest {beside} lacks {missing}; copy the one that came with the .bit"
@@ -67,6 +71,8 @@ class Bitstream:
                 f"{path} is not the file its manifest describes: SHA-256 {made.sha256[:16]}..., manifest "
                 f"{expected[:16]}...; copy both again"
             )
+        if described not in (None, expected_handoff):
+            raise BitstreamError(f"{handoff} is not the one that {beside} names; copy .bit, .hwh and .json together")
         return made
 
     def check_clock(self, mhz: float) -> None:

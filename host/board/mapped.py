@@ -157,8 +157,8 @@ class MappedBus(Bus):
             raise BusError(f"{count} words at 0x{address:x} do not lie in the register window of {WINDOW_BYTES} bytes")
 
 
-def map_window(path: Path, offset: int) -> tuple[Any, Callable[[], None]]:
-    """Map the register window that a device file shows at `offset`; return the memory and what unmaps it.
+def map_window(path: Path, offset: int, size: int = WINDOW_BYTES) -> tuple[Any, Callable[[], None]]:
+    """Map the registers that a device file shows at `offset`; return the memory and what unmaps it.
 
     Raises `BusError`.
     """
@@ -172,7 +172,7 @@ def map_window(path: Path, offset: int) -> tuple[Any, Callable[[], None]]:
             f"{path} cannot be opened ({error.strerror}); is this a board with its kernel modules?"
         ) from None
     try:
-        memory = mmap.mmap(descriptor, WINDOW_BYTES, offset=offset)
+        memory = mmap.mmap(descriptor, size, offset=offset)
     except (OSError, ValueError, OverflowError) as error:
         raise BusError(f"{path} cannot be mapped at 0x{offset:x} ({error}); look at the address") from None
     finally:

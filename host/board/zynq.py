@@ -2,6 +2,7 @@
 """Buses on the boards themselves: which one there is, and opening it. Not run on a board yet."""
 
 import ctypes
+import mmap
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,11 @@ BUSES = ("auto", "uio", "devmem", "pynq")
 UIO_NAME = "fabric"
 """What the device tree of PYNQ's images calls the window that they lend to user space."""
 
+ZYNQMP = "xlnx,zynqmp"
+
+AXI_FS, HPM0_WIDTH = 0xFD61_5000, 0b11 << 8
+"""Address and field of the width of a ZynqMP's M_AXI_HPM0_FPD (UG1087, FPD_SLCR.AXI_FS, DW_SS0_SEL); 0 is 32 bits."""
+
 
 @dataclass(frozen=True)
 class Family:
@@ -28,7 +34,7 @@ class Family:
 
 FAMILIES = {
     "xlnx,zynq-7000": Family("Zynq-7000 (PYNQ-Z2)", 0x4000_0000),
-    "xlnx,zynqmp": Family("ZynqMP (ZCU104)", 0xA000_0000),
+    ZYNQMP: Family("ZynqMP (ZCU104)", 0xA000_0000),
 }
 """By the word in the device tree."""
 
@@ -78,6 +84,19 @@ class DevMemBus(MappedBus):
     def __init__(self, base: int, functions: ctypes.CDLL | None, device: Path = Path("/dev/mem")) -> None:
         memory, release = map_window(device, base)
         super().__init__(memory, functions, release)
+
+
+def narrow_port(memory: Path) -> None:
+    """Set a ZynqMP's M_AXI_HPM0_FPD to the 32 bits of every bitstream. Raises `BusError`.
+
+    The boot loader leaves the width of another design, and the kernel's FPGA manager does not touch it; pynq sets it
+    from the .hwh. memory : /dev/mem.
+    """
+    page, release = map_window(memory, AXI_FS, mmap.PAGESIZE)
+    words = memoryview(page).cast("I")
+    words[0] = words[0] & ~HPM0_WIDTH
+    words.release()
+    release()
 
 
 @dataclass(frozen=True)
@@ -135,6 +154,8 @@ def open_board(
             )
         if bitstream:
             load_by_kernel(bitstream, root)
+            if chip is FAMILIES[ZYNQMP]:
+                narrow_port(root / "dev/mem")
         require_configured(root)
         if kind == "uio":
             assert uio is not None
