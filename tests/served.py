@@ -37,12 +37,14 @@ class Counting(GoldenBus):
 class Board:
     """A server on the golden device in a thread of its own."""
 
-    def __init__(self, geometry=TINY, port=0, **options):
-        self.bus = Counting(geometry)
+    def __init__(self, geometry=TINY, port=0, bus=Counting, facts=None, **options):
+        self.bus = bus(geometry)
         accelerator = Accelerator(self.bus, geometry)
         self.power = [{"sensor": "ina226", "rail": "12V", "v": 12.0, "a": 0.5, "mw": 6000.0}]
         self.asked = 0  # for power
-        service = BoardService(accelerator, {"geometry": geometry.to_json()}, self._measure)
+        service = BoardService(
+            accelerator, {"geometry": geometry.to_json(), **(facts or {})}, self._measure, lambda: 41.5
+        )
         self.notes = []
         self.server = BoardServer(service, TOKEN, ("127.0.0.1", port), self.notes.append, **options)
         self.thread = threading.Thread(target=self.server.serve, daemon=True)

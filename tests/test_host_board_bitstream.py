@@ -83,9 +83,9 @@ class Clocked(GoldenBus):
     mhz = 80.0
     cycles = 0.0
 
-    def _start(self, number):
+    def _decide(self):
         start = time.perf_counter()
-        super()._start(number)
+        super()._decide()
         self.cycles += (time.perf_counter() - start) * self.mhz * 1e6
         self._stored["CYCLES"] = [50_000]
 

@@ -55,6 +55,8 @@ ALLOWED = {
     "host.replay": HOST | {"model.data.offline"},
     "host.board": BOARD | {"model.deployed.artifact"},  # for its types only
     "host.board.pynq_bus": BOARD | {"pynq"},
+    "host.board.pynq_rails": BOARD | {"pynq"},
+    "host.power": HOST | {"mpmath", "serial", "model.files"},  # serial where it is asked for
     "host.board_server": BOARD | {"host.local"},
     "host.local": BOARD | {"host.verilated", "host.golden_device"},  # those two where they are asked for
     "sim": {"numpy", "pytest", "hypothesis", "cocotb", "cocotb_tools", "cocotbext", "amaranth", "z3", "sim", "hw"}
