@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from host.accelerator import AcceleratorError
+from host.board.rails import MeterError
 from host.board.temperature import read_temperature
 from host.bus import BusError
 from host.devices import Device, add_device_options, open_device
@@ -18,7 +19,7 @@ from host.local import LocalError
 from host.power.figures import rail_figures, rate_figures
 from host.power.files import ReadingTable
 from host.power.meters import PowerMeter, open_meter
-from host.power.subjects import CircuitSubject, Clock, ProcessorSubject, Subject, draw_tokens
+from host.power.subjects import CONFIGURED, CircuitSubject, Clock, ProcessorSubject, Subject, draw_tokens
 from host.power.windows import LEAST_WINDOW_S, ORDER, Plan, Recording, measure
 from host.run_folder import versions
 from model import files
@@ -113,7 +114,7 @@ class Measurement:
             self.meter = meter = open_meter(options.meter, board, remote)
             at_end.callback(meter.close)
             if meter.measures and options.window_s < LEAST_WINDOW_S:
-                raise BusError(f"windows of at least {LEAST_WINDOW_S:g} s are needed to measure; leave --window-s out")
+                raise MeterError(f"windows of at least {LEAST_WINDOW_S:g} s are needed; leave --window-s out")
             say(f"running: {subject.meanings['running']}")
             say(f"meter: {meter.source} ({meter.reason})" + ("" if meter.measures else "; nothing is measured"))
             table = ReadingTable(options.csv) if options.csv else None
@@ -129,7 +130,6 @@ class Measurement:
             windows = measure(subject, meter, self.plan, self.recording, note, temperature, Clock())
             at_end.enter_context(contextlib.closing(windows))
             self._follow(windows)
-            self.clock_mhz = self.device.driver.clock_mhz if self.device else None
 
     def _open(self, at_end: contextlib.ExitStack) -> tuple[Subject, Any]:
         """Return what is measured, and what tells the temperature."""
@@ -153,13 +153,16 @@ class Measurement:
                 bar.set_description(f"round {place.round + 1}/{self.plan.rounds} {place.state}", refresh=False)
                 bar.update(min(place.t_s, total) - last)
                 last = min(place.t_s, total)
+                if self.device and self.clock_mhz is None and place.state == CONFIGURED and not place.settled:
+                    self.clock_mhz = self.device.driver.clock_mhz  # measured with every policy
 
     def result(self, ended_by: str | None) -> dict[str, Any]:
         """Return what --json holds: of whole rounds. ended_by : what stopped the measurement early."""
         rounds = self.recording.rounds()
         measures = self.meter is not None and self.meter.measures
         rails = rail_figures(rounds) if measures else {}
-        temperatures = [window.temperature_c for windows in rounds for window in windows if window.temperature_c]
+        found = [window.temperature_c for windows in rounds for window in windows]
+        temperatures = [celsius for celsius in found if celsius is not None]
         return {
             "measured": bool(rails),
             "meter": self.meter and {"source": self.meter.source, "reason": self.meter.reason},

@@ -127,39 +127,37 @@ def measure(
     meter. Raises `MeterError`, `AcceleratorError` and what the subject's driver raises; the subject is left stopped.
     """
     listener, start = Listener(meter, note), clock.now()
-    end = 0.0
-
-    def now() -> float:
-        return clock.now() - start
+    end = start
 
     def counts() -> tuple[float, tuple[int, int]]:
-        before, found = now(), subject.counts()
-        return (before + now()) / 2, found
+        before, found = clock.now(), subject.counts()
+        return (before + clock.now()) / 2, found
 
     try:
         for number in range(plan.rounds):
             for index, state in enumerate(ORDER):
                 subject.enter(state, number)
-                begin = max(end + plan.settle_s, now())
-                while (at := now()) < begin:
-                    listener.listen(place := Place(at, number, index, state, False))
+                begin = max(end + plan.settle_s, clock.now())
+                while (at := clock.now()) < begin:
+                    listener.listen(place := Place(at - start, number, index, state, False))
                     yield place
-                    subject.work(start + min(begin, at + plan.period_s))
-                listener.listen(Place(now(), number, index, state, False))  # what came before the window
+                    subject.work(min(begin, at + plan.period_s))
+                listener.listen(Place(clock.now() - start, number, index, state, False))  # what came before the window
                 since, (decisions, cycles) = counts()
                 sums: dict[str, list[float]] = {}
                 for tick in range(max(1, round(plan.window_s / plan.period_s))):
-                    subject.work(start + begin + (tick + 0.5) * plan.period_s)  # so their centre is the window's
-                    place = Place(now(), number, index, state, True)
+                    subject.work(begin + (tick + 0.5) * plan.period_s)  # so their centre is the window's
+                    place = Place(clock.now() - start, number, index, state, True)
                     for reading in listener.listen(place):
                         sums.setdefault(reading.rail, []).append(reading.mw)
                     yield place
                 end = begin + plan.window_s
-                subject.work(start + end)
+                subject.work(end)
                 until, (more, other) = counts()
                 subject.check(state)
                 window = Window(
-                    *(number, state, begin, end, (more - decisions) % (1 << 32), other - cycles, until - since),
+                    *(number, state, begin - start, end - start),
+                    *((more - decisions) % (1 << 32), other - cycles, until - since),
                     temperature(),
                     {rail: sum(values) / len(values) for rail, values in sums.items()},
                     {rail: len(values) for rail, values in sums.items()},
