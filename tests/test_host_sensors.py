@@ -121,12 +121,23 @@ def test_auto_prefers_the_kernel_then_pynq_then_none(monkeypatch, tmp_path):
     assert open_rails("none", tmp_path).source == "none"
 
 
-@pytest.mark.parametrize(("kind", "sentence"), [("hwmon", "no power monitor in .*hwmon answers"), ("pynq", "no power")])
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [("hwmon", "no power monitor in .*hwmon answers"), ("pynq", "pynq shows no power rails .import of pynq halted")],
+)
 def test_sensors_that_are_asked_for_and_not_there(monkeypatch, tmp_path, kind, sentence):
     monkeypatch.setitem(sys.modules, "pynq", None)
     with pytest.raises(MeterError, match=sentence):
         open_rails(kind, tmp_path)
     assert rails_module.RAIL_SOURCES == ("auto", "hwmon", "pynq", "none")
+
+
+@pytest.mark.parametrize("module", [types.ModuleType("pynq"), types.SimpleNamespace(get_rails=dict)])
+def test_a_pynq_without_rails_stands_in_nobody_s_way(monkeypatch, tmp_path, module):
+    monkeypatch.setitem(sys.modules, "pynq", module)
+    assert open_rails("auto", tmp_path).source == "none"
+    with pytest.raises(MeterError, match=r"pynq shows no power rails \((it has none|module 'pynq' has no attribute)"):
+        open_rails("pynq", tmp_path)
 
 
 # Temperature

@@ -11,12 +11,11 @@ from host.board.power import Rail, reading
 
 
 def pynq_rails() -> dict[str, Any]:
-    """Return pynq's rails that have both voltage and current, by name; empty where there is no pynq or no sensor."""
-    try:
-        pynq = importlib.import_module("pynq")
-    except ImportError:
-        return {}
-    rails: dict[str, Any] = pynq.get_rails()
+    """Return pynq's rails that have both voltage and current, by name; empty where there is no sensor.
+
+    Raises `ImportError` where there is no pynq, and whatever else its layers raise.
+    """
+    rails: dict[str, Any] = importlib.import_module("pynq").get_rails()
     return {name: rail for name, rail in rails.items() if rail.voltage is not None and rail.current is not None}
 
 

@@ -42,11 +42,16 @@ def open_rails(source: str, root: Path = Path("/")) -> Rails:
             f"no power monitor in {root / 'sys/class/hwmon'} answers; a PYNQ-Z2 has none: put a meter in its supply "
             "and read it on the PC with --meter serial:DEVICE or csv:FILE"
         )
-    if rails := pynq_rails():
+    rails, why = {}, "it has none"
+    try:
+        rails = pynq_rails()
+    except Exception as error:  # pynq raises whatever its layers do
+        why = " ".join(str(error).split())
+    if rails:
         reason = "as --meter says" if source == "pynq" else "hwmon shows no known sensor, pynq does"
         return Rails("pynq", f"{reason}: {_names(list(rails))}", partial(read_pynq, rails))
     if source == "pynq":
-        raise MeterError("pynq shows no power rails, or is not installed; use --meter hwmon, serial:, csv: or none")
+        raise MeterError(f"pynq shows no power rails ({why}); use --meter hwmon, serial:DEVICE, csv:FILE or none")
     return Rails("none", "no power sensor is found here", list)
 
 
