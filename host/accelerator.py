@@ -27,6 +27,9 @@ from model.deployed.geometry import PRESETS, Geometry
 if TYPE_CHECKING:  # reading artifacts takes a package that a board server does not need
     from model.deployed.artifact import Policy
 
+REPEATS = 0xFFFF_FFFF
+"""Decisions that a circuit makes by itself after the first, where nobody stops it: hours."""
+
 WATCHDOG_CYCLES = 1 << 20
 """A decision takes thousands of cycles; one of a million hangs."""
 
@@ -75,6 +78,10 @@ class Driver(Protocol):
 
     geometry: Geometry
 
+    @property
+    def clock_mhz(self) -> float | None:
+        """The circuit's clock as measured; None where it has none."""
+
     def load(self, policy: "Policy") -> None:
         """Put a policy into the circuit and begin an episode."""
 
@@ -86,6 +93,12 @@ class Driver(Protocol):
 
     def decide_all(self, tokens: NDArray[Any]) -> "list[Record]":
         """Advance by quantised tokens [decisions, inputs], one after the other."""
+
+    def repeat(self, token: NDArray[Any]) -> None:
+        """Let the circuit decide on a quantised token [inputs] over and over by itself, and return at once."""
+
+    def stop(self) -> None:
+        """Stop whatever runs; the policy stays loaded, the episode is forgotten."""
 
     def signatures(self) -> list[int]:
         """Return the last decision's residual signatures."""
@@ -117,6 +130,8 @@ class Accelerator:
     Raises `AcceleratorError` if the bus shows no such circuit.
     """
 
+    clock_mhz: float | None = None
+
     def __init__(self, bus: Bus, geometry: Geometry) -> None:
         self.bus = bus
         self.geometry = geometry
@@ -132,6 +147,7 @@ class Accelerator:
         self._identify()
         self._inputs = 0
         self._actions = 0
+        self._repeating = False
         self.soft_reset()
         self._number = bus.read32(self._at["START"])
         bus.write32(self._at["WATCHDOG"], WATCHDOG_CYCLES)
@@ -180,6 +196,7 @@ class Accelerator:
 
         Raises `AcceleratorError` if a memory does not hold what was written.
         """
+        self._require_idle()
         self._inputs = self._actions = 0  # what is half loaded decides nothing
         self._clear_status()
         for name, words in image.sections.items():
@@ -226,6 +243,7 @@ class Accelerator:
 
     def new_episode(self) -> None:
         """Forget the tokens seen so far."""
+        self._require_idle()
         self._control("NEW_EPISODE")
 
     def decide(self, token: NDArray[Any]) -> Decision:
@@ -233,18 +251,9 @@ class Accelerator:
 
         Raises `AcceleratorError` if no policy is loaded, the token has another size, or no decision comes.
         """
-        if len(token) != self._inputs:
-            raise AcceleratorError(
-                f"a token of {len(token)} components does not fit the loaded policy's {self._inputs}"
-                if self._inputs
-                else "no policy is loaded; call load() first"
-            )
-        octets = np.zeros(-(-self._inputs // 4) * 4, np.int8)
-        octets[: self._inputs] = token
-        # 0 is what DONE shows after a reset, so it numbers no decision
-        self._number = self._number % 0xFFFF_FFFF + 1
+        words = self._next(token)
         try:
-            words = self.bus.exchange(self._places, octets.view("<u4"), self._number, 2 + (self._actions + 1) // 2)
+            words = self.bus.exchange(self._places, words, self._number, 2 + (self._actions + 1) // 2)
         except BusTimeout as error:
             raise AcceleratorError(
                 f"decision {self._number} did not end: {error}; {self._state()}; reset the circuit"
@@ -255,6 +264,45 @@ class Accelerator:
     def decide_all(self, tokens: NDArray[Any]) -> list[Record]:
         """Advance by quantised tokens [decisions, inputs], one after the other. Raises as `decide` does."""
         return [Record(self.decide(token), self.signatures(), self.counters()) for token in tokens]
+
+    def _next(self, token: NDArray[Any]) -> Words:
+        """Number the next decision and return its token as words."""
+        self._require_idle()
+        if len(token) != self._inputs:
+            raise AcceleratorError(
+                f"a token of {len(token)} components does not fit the loaded policy's {self._inputs}"
+                if self._inputs
+                else "no policy is loaded; call load() first"
+            )
+        octets = np.zeros(-(-self._inputs // 4) * 4, np.int8)
+        octets[: self._inputs] = token
+        # 0 is what DONE shows after a reset, so it numbers no decision
+        self._number = self._number % 0xFFFF_FFFF + 1
+        return octets.view("<u4")
+
+    # Power
+
+    def repeat(self, token: NDArray[Any]) -> None:
+        """Let the circuit decide on a quantised token [inputs] over and over by itself, and return at once.
+
+        Meanwhile there are totals, status and `stop`. A simulated circuit goes on only while it is looked at.
+        Raises `AcceleratorError` as `decide` does.
+        """
+        words = self._next(token)
+        self._repeating = True
+        self.bus.write_block(self._at["INPUT"], words)
+        self.bus.write32(self._at["REPEAT"], REPEATS)
+        self.bus.write32(self._at["START"], self._number)
+
+    def stop(self) -> None:
+        """Stop whatever runs; the policy stays loaded, the episode is forgotten. Raises `AcceleratorError`."""
+        self.soft_reset()
+        if "BUSY" in self.status():
+            raise AcceleratorError(f"the circuit runs on after a reset: {self._state()}; load its bitstream again")
+
+    def _require_idle(self) -> None:
+        if self._repeating:
+            raise AcceleratorError("the circuit repeats a decision; stop() it first")
 
     # State
 
@@ -307,6 +355,9 @@ class Accelerator:
     def soft_reset(self) -> None:
         """Stop whatever runs; the policy stays loaded, the episode is forgotten."""
         self._control("SOFT_RESET")
+        if self._repeating:
+            self.bus.write32(self._at["REPEAT"], 0)
+            self._repeating = False
 
     def close(self) -> None:
         """Let go of the circuit."""

@@ -126,6 +126,8 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Time decisions, normalised observation to action words; echoes in between, so that both meet the same load.
 
+    The two take turns in going first: who comes second finds a processor that has just been awake.
+
     Returns part -> spread: total; host (this process's own); bus (words moved and awaited, or a server's time over
     one); network (the way there and back); device (cycles over the clock); echo.
     """
@@ -134,12 +136,14 @@ def measure(
     times: dict[str, list[float]] = {name: [] for name in (*PARTS, "echo")}
     for number in range(decisions + WARM_UP):
         components = rng.normal(size=policy.input_size)
+        echoed = echo.seconds() if echo and number % 2 else None
         start = time.perf_counter()
         token = quantise_token(policy, components)
         ready = time.perf_counter()
         decision = driver.decide(token)
         end = time.perf_counter()
-        echoed = echo.seconds() if echo else None
+        if echo and echoed is None:
+            echoed = echo.seconds()
         if number < WARM_UP:
             continue
         times["total"].append(end - start)

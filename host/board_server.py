@@ -17,9 +17,10 @@ except ModuleNotFoundError:
 
 from host.accelerator import AcceleratorError
 from host.board.messages import PORT, ProtocolError, parse_address, read_token
-from host.board.power import read_power
+from host.board.rails import RAIL_SOURCES, open_rails
 from host.board.server import KEEP_S, BoardServer
 from host.board.service import BoardService
+from host.board.temperature import read_temperature
 from host.bus import BusError
 from host.local import LocalError, add_local_options, open_local
 from model.deployed.geometry import VERSION, GeometryError
@@ -47,6 +48,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--token-file", type=Path, help="file with the shared token, mode 600 (default: the variable SPIKELOOP_TOKEN)")
     add("--keep-s", type=float, default=KEEP_S, help="a silent owner keeps the board this long (default: %(default)g)")
+    add(
+        "--meter",
+        choices=RAIL_SOURCES,
+        default="auto",
+        help="which of this board's power sensors are served (default: what there is)",
+    )
     add_local_options(parser)
     options = parser.parse_args(arguments)
     if not options.keep_s > 0:
@@ -62,10 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
         address = parse_address(options.listen)
         if address[0] in ("0.0.0.0", "::"):
             raise ProtocolError("one interface is served, not all of them; give its own address with --listen")
+        rails = open_rails(options.meter)
         opened = open_local(options, say)
+        facts = {**opened.facts, "spikeloop": VERSION, "rails": rails.source}
         try:
             server = BoardServer(
-                BoardService(opened.accelerator, {**opened.facts, "spikeloop": VERSION}, read_power),
+                BoardService(opened.accelerator, facts, rails.read, read_temperature),
                 *(token, address, say, options.keep_s),
             )
         except OSError as error:
@@ -78,6 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: server.close())
     say(f"serving {opened.reason} on {server.address[0]}:{server.address[1]}; Ctrl-C ends")
+    say(f"power sensors: {rails.source} ({rails.reason})")
     server.serve()
     opened.accelerator.close()
     return 0

@@ -45,7 +45,7 @@ class GoldenCheck:
             self.finish()
 
     def finish(self) -> None:
-        """Compare what has not been yet. Raises `Difference` at the first that is wrong; those behind it are dropped."""
+        """Compare what has not been yet. Raises `Difference` at the first that is wrong; those behind go."""
         if not self._waiting:
             return
         waiting, self._waiting = self._waiting, []

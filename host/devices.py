@@ -9,8 +9,9 @@ from typing import Any
 
 from host.accelerator import Driver
 from host.board.messages import parse_address, read_token
-from host.board.power import read_power
+from host.board.rails import Rails, open_rails
 from host.board.remote import RemoteAccelerator
+from host.board.temperature import read_temperature
 from host.local import add_board_options, open_local
 from model.deployed.geometry import Geometry
 
@@ -26,7 +27,27 @@ class Device:
     name: str  # "verilated", "golden" or "board"
     reason: str  # what it is and why, for people
     facts: dict[str, Any]  # bus, clock and bitstream of a board, as far as known
-    power: Callable[[], list[dict[str, Any]]]  # the board's readings now; none where it has no sensor
+    rails: Rails  # the board's own power sensors
+    temperature: Callable[[], float | None]  # of its die, in degrees Celsius
+    remote: bool = False  # whether a server stands in between
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a processor plays the circuit, here or at the server."""
+        return self.facts.get("device") != "board"
+
+    def board_facts(self, clock_mhz: float | None) -> dict[str, Any] | None:
+        """Return what results say of a board; None where there is none. clock_mhz : as measured."""
+        if self.simulated:
+            return None
+        facts = self.facts
+        return {
+            "bus": facts.get("bus"),
+            "clock_mhz": clock_mhz,
+            "clock_set_mhz": facts.get("clock_mhz"),
+            "bitstream": facts.get("bitstream"),
+            "bitstream_sha256": facts.get("bitstream_sha256"),
+        }
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +85,11 @@ def open_device(options: argparse.Namespace, geometry: Geometry | None, note: Ca
     if options.board and options.board != HERE:
         address = parse_address(options.board)
         remote = RemoteAccelerator(address, read_token(options.token_file), note)
-        return Device(remote, name, f"the board server at {address[0]}:{address[1]}", remote.facts, remote.power)
+        where, source = f"the board server at {address[0]}:{address[1]}", str(remote.facts.get("rails", "none"))
+        rails = Rails(source, f"as {where} reads them" if source != "none" else f"{where} has no sensor", remote.power)
+        return Device(remote, name, where, remote.facts, rails, remote.temperature, True)
     local = open_local(argparse.Namespace(**{**vars(options), "device": name}), note, geometry)
-    return Device(local.accelerator, name, local.reason, local.facts, read_power if name == "board" else list)
+    if name == "board":
+        return Device(local.accelerator, name, local.reason, local.facts, open_rails("auto"), read_temperature)
+    none = Rails("none", f"the {name} device is no board; what draws power is this machine", list)
+    return Device(local.accelerator, name, local.reason, local.facts, none, lambda: None)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """A register-level model of the circuit on the golden network, so that the driver runs with no circuit at all.
 
-Every register and page answers as in the circuit; a decision takes no time and its cycle counters read zero.
+Every register and page answers as in the circuit. A decision takes no time and its cycle counters read zero; those
+that REPEAT asks for come one with each further access.
 """
 
 from collections.abc import Callable
@@ -58,6 +59,9 @@ class GoldenBus(Bus):
         self._network: GoldenNetwork | None = None
         self._tokens = 0
         self._decisions = 0
+        self._token: Words = np.zeros(0, np.uint32)  # as START found it
+        self._repeats_left = 0  # one of them is decided with every access, as a simulated circuit would
+        self._started = 0
 
     # Bus
 
@@ -72,6 +76,7 @@ class GoldenBus(Bus):
     def read_block(self, address: int, count: int) -> Words:
         """Return `count` successive words, uint32 [count]."""
         self._check(address, count)
+        self._advance()
         words = np.zeros(count, np.uint32)
         for index in range(min(count, max(0, (PAGE_OFFSET - address) // 4))):
             words[index] = self._read_register(address + 4 * index)
@@ -85,6 +90,7 @@ class GoldenBus(Bus):
     def write_block(self, address: int, words: Words) -> None:
         """Store successive words."""
         self._check(address, len(words))
+        self._advance()
         in_page = max(0, (PAGE_OFFSET - address) // 4)
         for index, word in enumerate(words[:in_page]):
             self._write_register(address + 4 * index, int(word))
@@ -106,6 +112,9 @@ class GoldenBus(Bus):
     def _locate(self, address: int, count: int) -> tuple[Section | None, int, int]:
         """Return the section that the page shows at `address`, the word to begin with and how many words it has."""
         page = self._stored["PAGE"][0]
+        if self._repeats_left:
+            self._flag("REFUSED")
+            return None, 0, 0
         for section in self._sections.values():
             if section.page <= page < section.page + section.pages:
                 start = (page - section.page) * PAGE_WORDS + (address - PAGE_OFFSET) // 4
@@ -138,9 +147,12 @@ class GoldenBus(Bus):
                 if word >> bit & 1:
                     self._actions[name]()
         elif register.name == "STATUS":
-            self._stored["STATUS"][0] &= ~word
+            self._stored["STATUS"][0] &= ~word | field_mask(self.geometry, "STATUS", "BUSY")
         elif register.access == "RW":
             before = self._stored[register.name][index]
+            if register.idle_only and self._repeats_left and word != before:
+                self._flag("REFUSED")
+                return
             self._stored[register.name][index] = word & ((1 << register.width) - 1)
             if register.name == "START" and word != before:
                 self._start(word)
@@ -148,11 +160,16 @@ class GoldenBus(Bus):
                 self._network = None
 
     def _new_episode(self) -> None:
+        if self._repeats_left:
+            self._flag("REFUSED")
+            return
         self._tokens = self._stored["TOKENS"][0] = 0
         if self._network:
             self._network.reset()
 
     def _soft_reset(self) -> None:
+        self._repeats_left = 0
+        self._stored["STATUS"][0] &= ~field_mask(self.geometry, "STATUS", "BUSY")
         self._new_episode()
         self._decisions = 0
         for register in self._results:
@@ -167,23 +184,36 @@ class GoldenBus(Bus):
         if self._network is None:
             self._network = GoldenNetwork(self._loaded_policy())
             self._new_episode()
+        self._token = np.array(self._stored["INPUT"], "<u4")
+        self._started, self._repeats_left = number, self._stored["REPEAT"][0]
+        if self._repeats_left:
+            self._flag("BUSY")
+        self._decide()
+
+    def _advance(self) -> None:
+        if self._repeats_left:
+            self._repeats_left -= 1
+            self._decide()
+
+    def _decide(self) -> None:
+        assert self._network is not None
         g, inputs = self.geometry, self._stored["INPUT_COUNT"][0]
-        token = np.array(self._stored["INPUT"], "<u4").view(np.int8)[:inputs].astype(np.int64)
+        trace = self._network.decide(self._token.view(np.int8)[:inputs].astype(np.int64))
+        slot = self._tokens % g.window
         ring_words = g.groups * self._sections["ring"].stride  # of one token in one layer
-        for _ in range(1 + self._stored["REPEAT"][0]):
-            trace = self._network.decide(token)
-            slot = self._tokens % g.window
-            for layer in range(g.layers):
-                place = (layer * g.window + slot) * ring_words
-                spikes = self._network.ring(layer)[0].T.reshape(g.groups, -1).astype(np.int64)
-                self._memory["ring"][place : place + ring_words] = pack_rows(spikes, 1, self._sections["ring"])
-            self._tokens += 1
-            self._decisions += 1
+        for layer in range(g.layers):
+            place = (layer * g.window + slot) * ring_words
+            spikes = self._network.ring(layer)[0].T.reshape(g.groups, -1).astype(np.int64)
+            self._memory["ring"][place : place + ring_words] = pack_rows(spikes, 1, self._sections["ring"])
         self._memory["residual"][:] = pack_rows(
             trace.membranes[-1].T.reshape(g.groups, -1), g.membrane_bits, self._sections["residual"]
         )
-        self._stored["DONE"] = [number]
+        self._tokens += 1
+        self._decisions += 1
         self._record(trace)
+        if not self._repeats_left:
+            self._stored["DONE"] = [self._started]
+            self._stored["STATUS"][0] &= ~field_mask(g, "STATUS", "BUSY")
 
     def _loaded_policy(self) -> Policy:
         registers = {name: self._stored[name][0] for name in ("INPUT_COUNT", "ACTION_COUNT", "ENTRY_THRESHOLD")}

@@ -120,6 +120,7 @@ def _open_board(options: argparse.Namespace, note: Callable[[str], None], geomet
         "geometry": geometry.to_json(),
         "bus": opened.reason,
         "clock_mhz": opened.clock_mhz,
+        "bitstream": bitstream.path.name if bitstream else None,
         "bitstream_sha256": bitstream.sha256 if bitstream else None,
     }
     return Local(accelerator, opened.reason, facts)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.accelerator import Driver
+from host.board.power import Rail
 from model.data.environments import require_kind
 from model.data.offline import DataError, Episodes, load
 from model.deployed.artifact import Policy, quantise_token
@@ -37,7 +38,7 @@ class Replay:
     first: str = ""  # where the first difference is
     seconds: float = 0.0  # driver and device; no golden network in it
     cycles: list[int] = field(default_factory=list)
-    power: list[list[dict[str, Any]]] = field(default_factory=list)  # readings after each chunk
+    power: list[list[Rail]] = field(default_factory=list)  # readings after each chunk
 
     @property
     def differences(self) -> int:
@@ -151,7 +152,7 @@ def replay(
     policy: Policy,
     episodes: Episodes,
     target_return: float,
-    power: Callable[[], list[dict[str, Any]]],
+    power: Callable[[], list[Rail]],
     result: Replay,
 ) -> Iterator[int]:
     """Stream every episode through a circuit that has the policy loaded, compare, and add up in `result`.

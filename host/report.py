@@ -2,9 +2,11 @@
 """One page about a run: what was flown, how it went, what the neurons did. A single HTML file, pictures inside."""
 
 import base64
+import contextlib
 import html
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 
 from host.activity import Activity
 from host.episode import Episode
+from host.power.picture import draw_power, shown_rails
+from host.power.subjects import STATES
 from model.deployed.artifact import Policy
 
 COLOURS = ("#1f6feb", "#d9730d", "#2f9e63", "#b0308c", "#7a5cc7", "#8a6d3b", "#5f6b7a", "#c4342d")
@@ -55,14 +59,23 @@ th {{ font-weight: 600 }} td {{ font-variant-numeric: tabular-nums }} tr {{ bord
 """
 
 
-def _picture(name: str, draw: Callable[[Figure], None], height: float) -> str:
-    """Return an <img> with what `draw` puts on a figure, `height` inches tall."""
+@contextlib.contextmanager
+def new_figure(height: float) -> Iterator[Figure]:
+    """Lend an empty figure, `height` inches tall, in the style of the page."""
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(9.4, height), layout="constrained")
+        try:
+            yield figure
+        finally:
+            plt.close(figure)
+
+
+def _picture(name: str, draw: Callable[[Figure], None], height: float) -> str:
+    """Return an <img> with what `draw` puts on a figure, `height` inches tall."""
+    buffer = io.BytesIO()
+    with new_figure(height) as figure:
         draw(figure)
-        buffer = io.BytesIO()
         figure.savefig(buffer, format="png")
-        plt.close(figure)
     return f'<img alt="{html.escape(name)}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
@@ -77,9 +90,14 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def write_report(
-    path: Path, summary: dict[str, Any], episodes: list[Episode], policy: Policy, clock_mhz: float
+    path: Path,
+    summary: dict[str, Any],
+    episodes: list[Episode],
+    policy: Policy,
+    clock_mhz: float,
+    power: dict[str, Any] | None = None,
 ) -> None:
-    """Write the page of a run; the detailed pictures are of its last episode."""
+    """Write the page of a run; the detailed pictures are of its last episode. power : a result of `host.power`."""
     last = episodes[-1]
     activity = Activity.replay(policy, [step.token for step in last.steps])
     title = f"{summary['environment']} on the {summary['device']} device"
@@ -89,6 +107,11 @@ def write_report(
         sections.append(f"<h2>{heading}</h2><p>{caption}</p>{_picture(heading, draw, height)}")
 
     section("Return", "Sum of rewards so far; dashed: the return asked for.", lambda f: _returns(f, episodes, summary))
+    if power:
+        sections.append(f"<h2>Power</h2>{_power(power)}")
+        if power["rails"]:
+            draw, height = partial(draw_power, result=power), 1.2 + 1.6 * len(shown_rails(power))
+            sections.append(_picture("Power", draw, height))
     of_last = f"Episode {len(episodes) - 1}, seed {last.seed}."
     caption = f"{of_last} As the environment was given them, a line per component."
     section("Actions", caption, lambda f: _actions(f, last), 0.6 + 0.65 * policy.action_size)
@@ -125,12 +148,42 @@ def _facts(summary: dict[str, Any], policy: Policy, clock_mhz: float) -> str:
         ("Geometry", ", ".join(f"{k} {getattr(policy.geometry, k)}" for k in ("d_model", "layers", "steps", "window"))),
         ("Versions", ", ".join(f"{name} {version}" for name, version in summary["versions"].items() if version)),
     ]
+    if board := summary["board"]:
+        clock = "–" if board["clock_mhz"] is None else f"{board['clock_mhz']:.1f} MHz as measured"  # noqa: RUF001
+        rows.append(("Board", f"{board['bus']}; clock {clock}; bitstream {_bitstream(board)}"))
     table = _table(rows, style="facts")
     if summary["mismatches"]:
         table += '<p class="bad">The circuit and the golden network differ: the last episode was stopped there.</p>'
     if summary["interrupted"]:
         table += '<p class="bad">Interrupted: the last episode is not complete.</p>'
     return table
+
+
+def _bitstream(board: dict[str, Any]) -> str:
+    digest = board["bitstream_sha256"]
+    return f"{board['bitstream']}, SHA-256 {digest[:16]}" if digest else "loaded before, its file not known"
+
+
+def _power(power: dict[str, Any]) -> str:
+    if not power["measured"]:
+        return "<p>Not measured.</p>"
+    rows = [
+        (
+            rail,
+            *(_spread(found[f"{state}_mw"], 1) for state in STATES),
+            *(_spread(found[f"{part}_uj"], 3) for part in ("total", "incremental")),
+        )
+        for rail, found in power["rails"].items()
+    ]
+    note = f"Measured by {power['meter']['source']}; while running, {power['states']['running']}. "
+    note += "± is a 95 % confidence interval across rounds."
+    head = ("Rail", *(f"{state}, mW" for state in STATES), "µJ a decision in all", "over idle")
+    partial_ = "" if power["complete"] else '<p class="bad">Partial: not all rounds were measured.</p>'
+    return f"<p>{html.escape(note)}</p>{partial_}{_table(rows, head)}"
+
+
+def _spread(figure: dict[str, Any], digits: int) -> str:
+    return _number(figure["mean"], digits) + ("" if figure["ci95"] is None else f" ± {figure['ci95']:,.{digits}f}")
 
 
 def _episodes(summary: dict[str, Any]) -> str:

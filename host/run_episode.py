@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # the script runs in place; see pyproject.toml
@@ -29,6 +30,7 @@ try:
     from host.environment import UnsuitableEnvironment, make_environment
     from host.episode import Episode, fly
     from host.local import LocalError
+    from host.power.files import PowerFileError, in_short, read_power_result
     from host.report import write_report
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
     from host.video import Gif, Video, VideoError, choose_renderer, no_renderer
@@ -47,6 +49,7 @@ EXPECTED = (
     Difference,
     GeometryError,
     LocalError,
+    PowerFileError,
     RunFolderError,
     UnsuitableEnvironment,
 )
@@ -134,11 +137,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--out", type=Path, help="folder for the results (default: runs/<time>)")
     add("--json", type=Path, help="also write the summary to this file")
+    add("--power", type=Path, metavar="FILE", help="a result of python -m host.power to take into summary and report")
     add("--video", action="store_true", help="also film the episodes (mp4)")
     add("--gif", action="store_true", help="also film them as a small gif: fewer frames, half as large")
     options = parser.parse_args(arguments)
     if options.replay:
-        unused = [name for name in ("env", "out", "video", "check") if getattr(options, name) not in (None, False)]
+        unused = [
+            name for name in ("env", "out", "video", "check", "power") if getattr(options, name) not in (None, False)
+        ]
         if unused:
             parser.error(f"--{unused[0]} has no use with --replay")
         return options
@@ -179,7 +185,9 @@ class Run:
         self.policy = Policy.load(zoo.find(options.policy))
         self.name = options.env or self.policy.environment
         self.target = self.policy.target_return if options.target_return is None else options.target_return
+        self.power = read_power_result(options.power, self.policy.digest) if options.power else None
         self.episodes: list[Episode] = []
+        self.board: dict[str, Any] | None = None
         self.folder: Path | None = None
         self.films: list[Video | Gif] = []
 
@@ -200,6 +208,7 @@ class Run:
             if device.name == "board":
                 say(f"deciding on {device.reason}")
             accelerator.load(self.policy)
+            self.board = device.board_facts(accelerator.clock_mhz)
             agent = Agent(accelerator, self.policy, environment.action_space, self.target)
             check = GoldenCheck(self.policy) if options.check else None
             self.folder = new_folder(options.out)
@@ -256,10 +265,14 @@ class Run:
         if self.folder is None or not flown:
             return
         options = self.options
-        summary = summarise(flown, self.policy, self.name, self.target, device_name(options), interrupted)
+        summary = {
+            **summarise(flown, self.policy, self.name, self.target, device_name(options), interrupted),
+            "board": self.board,
+            "power": in_short(self.power) if self.power else None,
+        }
         write_json(self.folder / "episode.json", summary)
         if with_steps := [episode for episode in flown if episode.steps]:
-            write_report(self.folder / "report.html", summary, with_steps, self.policy, options.clock_mhz)
+            write_report(self.folder / "report.html", summary, with_steps, self.policy, options.clock_mhz, self.power)
         if options.json:
             write_json(options.json, summary)
         if with_steps and (score := summary["normalized_score"]) is not None:
@@ -279,7 +292,7 @@ def replay_recorded(options: argparse.Namespace) -> int:
     try:
         device.driver.load(policy)
         with held_interrupts() as release, tqdm(total=len(episodes.rewards), unit="decision", disable=None) as bar:
-            for done in replay(device.driver, policy, episodes, target, device.power, result):
+            for done in replay(device.driver, policy, episodes, target, device.rails.read, result):
                 bar.update(done)
                 release()
     except KeyboardInterrupt:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 STDLIB = set(sys.stdlib_module_names)
 
-HOST = {"numpy", "gymnasium", "matplotlib", "imageio", "PIL", "tqdm", "host"} | {
+HOST = {"numpy", "gymnasium", "matplotlib", "imageio", "PIL", "tqdm", "threadpoolctl", "host"} | {
     *("hw.registers", "hw.memory_map", "model.caches", "model.deployed", "model.data.environments")
 }
 # no third package but numpy: nothing else exists for a PYNQ-Z2
@@ -56,6 +56,8 @@ ALLOWED = {
     "host.board": BOARD | {"model.deployed.artifact"},  # for its types only
     "host.board.pynq_bus": BOARD | {"pynq"},
     "host.board.pynq_driver": BOARD | {"pynq"},
+    "host.board.pynq_rails": BOARD | {"pynq"},
+    "host.power": HOST | {"mpmath", "serial", "model.files"},  # serial where it is asked for
     "host.board_server": BOARD | {"host.local"},
     "host.local": BOARD | {"host.verilated", "host.golden_device"},  # those two where they are asked for
     "sim": {"numpy", "pytest", "hypothesis", "cocotb", "cocotb_tools", "cocotbext", "amaranth", "z3", "sim", "hw"}

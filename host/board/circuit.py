@@ -22,13 +22,12 @@ class BoardAccelerator(Accelerator):
     """An `Accelerator` that knows its clock. The register table has none to read, so decisions are timed.
 
     bitstream : what was loaded, whose clock must not be exceeded; None if it is not known.
-    `clock_mhz` is measured with every policy, 0 before the first.
+    `clock_mhz` is measured with every policy, None before the first.
     """
 
     def __init__(self, bus: Bus, geometry: Geometry, bitstream: Bitstream | None) -> None:
         super().__init__(bus, geometry)
         self._bitstream = bitstream
-        self.clock_mhz = 0.0
 
     def load_image(self, image: PolicyImage) -> None:
         """Load a packed policy, time the circuit on it and begin an episode.

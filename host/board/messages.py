@@ -31,7 +31,7 @@ HELLO_BYTES = SESSION_BYTES + NONCE_BYTES + MAC_BYTES
 REQUEST = struct.Struct("!IBI")  # payload bytes, kind, number
 REPLY = struct.Struct("!IBIQ")  # payload bytes, outcome, number, nanoseconds in the server
 
-LOAD, NEW_EPISODE, DECIDE, STATE, POWER, END = range(1, 7)
+LOAD, NEW_EPISODE, DECIDE, STATE, POWER, END, REPEAT, STOP = range(1, 9)
 """Kinds of requests."""
 
 OK, REFUSED, FAILED = range(3)

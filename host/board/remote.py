@@ -30,6 +30,7 @@ from host.board.messages import (
     mac,
 )
 from host.board.payloads import decision_of, encode_image, record_of, split_records
+from host.board.power import Rail
 from host.bus import Words
 from host.policy_image import pack
 from model.deployed.geometry import Geometry, GeometryError
@@ -115,18 +116,30 @@ class RemoteAccelerator:
 
     def _decide(self, tokens: NDArray[Any]) -> Words:
         """Return the records of one message's tokens, uint32 [decisions, words]."""
+        answer = self._ask(messages.DECIDE, self._fitting(tokens), len(tokens) * TOKEN_S)
+        found = split_records(self.geometry, self._actions, answer)
+        if len(found) != len(tokens):
+            raise ProtocolError(f"{len(found)} decisions came for {len(tokens)} tokens; server and client differ")
+        self._last = found[-1]
+        return found
+
+    def _fitting(self, tokens: NDArray[Any]) -> bytes:
+        """Return tokens [decisions, inputs] as a payload, if they fit the loaded policy."""
         if not self._inputs:
             raise AcceleratorError("no policy is loaded; call load() first")
         if tokens.shape[1] != self._inputs:
             raise AcceleratorError(
                 f"a token of {tokens.shape[1]} components does not fit the loaded policy's {self._inputs}"
             )
-        answer = self._ask(messages.DECIDE, tokens.astype(np.int8).tobytes(), len(tokens) * TOKEN_S)
-        found = split_records(self.geometry, self._actions, answer)
-        if len(found) != len(tokens):
-            raise ProtocolError(f"{len(found)} decisions came for {len(tokens)} tokens; server and client differ")
-        self._last = found[-1]
-        return found
+        return tokens.astype(np.int8).tobytes()
+
+    def repeat(self, token: NDArray[Any]) -> None:
+        """Let the circuit decide on a quantised token [inputs] over and over by itself, and return at once."""
+        self._ask(messages.REPEAT, self._fitting(np.asarray(token)[None]))
+
+    def stop(self) -> None:
+        """Stop whatever runs; the policy stays loaded, the episode is forgotten."""
+        self._ask(messages.STOP)
 
     def signatures(self) -> list[int]:
         """Return the last decision's residual signatures."""
@@ -145,9 +158,18 @@ class RemoteAccelerator:
         """Return the names of the STATUS bits that are set."""
         return set(self._state()["status"])
 
-    def power(self) -> list[dict[str, Any]]:
+    @property
+    def clock_mhz(self) -> float | None:
+        """The circuit's clock as the board measured it; None where it has none."""
+        return self._number_of("clock_mhz")
+
+    def temperature(self) -> float | None:
+        """Return the die's temperature in degrees Celsius; None where nothing tells."""
+        return self._number_of("temperature_c")
+
+    def power(self) -> list[Rail]:
         """Return the board's power readings, a dictionary per rail; empty where it has no sensor."""
-        readings: list[dict[str, Any]] = self._json(self._ask(messages.POWER), list)
+        readings: list[Rail] = self._json(self._ask(messages.POWER), list)
         return readings
 
     def close(self) -> None:
@@ -170,6 +192,10 @@ class RemoteAccelerator:
     def _state(self) -> dict[str, Any]:
         state: dict[str, Any] = self._json(self._ask(messages.STATE), dict)
         return state
+
+    def _number_of(self, name: str) -> float | None:
+        found = self._state().get(name)
+        return float(found) if isinstance(found, (int, float)) else None
 
     @staticmethod
     def _json(answer: bytes, kind: type) -> Any:

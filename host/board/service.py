@@ -1,31 +1,41 @@
 # SPDX-License-Identifier: MIT
-"""What a board serves: policies, episodes, decisions, state and power. Never registers."""
+"""What a board serves: policies, episodes, decisions, repeated ones, state and power. Never registers."""
 
 import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from host.accelerator import Accelerator, AcceleratorError
 from host.board import messages
 from host.board.messages import MOST_TOKENS, ProtocolError
 from host.board.payloads import decode_image, decode_tokens, encode_record, most_load_bytes
+from host.board.power import Rail
 from host.bus import BusError
 
-SUPPORTED = (messages.LOAD, messages.NEW_EPISODE, messages.DECIDE, messages.STATE, messages.POWER, messages.END)
+SUPPORTED = range(messages.LOAD, messages.STOP + 1)
 
 
 class BoardService:
     """An accelerator as a server of requests; one at a time.
 
-    facts : what else a client is told at the start, such as the clock. power : returns the board's readings.
+    facts : what else a client is told at the start, such as the clock. power : returns the board's readings, a
+    dictionary per rail. temperature : returns the die's in degrees Celsius, None where nothing tells.
     """
 
     def __init__(
-        self, accelerator: Accelerator, facts: dict[str, Any], power: Callable[[], list[dict[str, Any]]]
+        self,
+        accelerator: Accelerator,
+        facts: dict[str, Any],
+        power: Callable[[], list[Rail]],
+        temperature: Callable[[], float | None] = lambda: None,
     ) -> None:
         self.accelerator = accelerator
         self.facts = facts
         self._power = power
+        self._temperature = temperature
         self._inputs = 0
         self._most = most_load_bytes(accelerator.geometry)
 
@@ -50,11 +60,7 @@ class BoardService:
     def _answer(self, kind: int, payload: bytes) -> bytes:
         accelerator = self.accelerator
         if kind == messages.DECIDE:
-            if not self._inputs:
-                raise ProtocolError("no policy is loaded")
-            tokens = decode_tokens(payload, self._inputs)
-            if len(tokens) > MOST_TOKENS:
-                raise ProtocolError(f"{len(tokens)} tokens came at once; {MOST_TOKENS} are allowed")
+            tokens = self._tokens(payload, MOST_TOKENS)
             return b"".join(
                 encode_record(accelerator.decide(token), accelerator.signatures(), accelerator.counter_words())
                 for token in tokens
@@ -69,11 +75,26 @@ class BoardService:
             accelerator.new_episode()
         elif kind == messages.STATE:
             decisions, cycles = accelerator.totals()
-            clock_mhz = getattr(accelerator, "clock_mhz", None)  # a board's is measured
             state = {"status": sorted(accelerator.status()), "decisions": decisions, "cycles": cycles}
-            return json.dumps({**state, "clock_mhz": clock_mhz}).encode()
+            return json.dumps(
+                {**state, "clock_mhz": accelerator.clock_mhz, "temperature_c": self._temperature()}
+            ).encode()
         elif kind == messages.POWER:
             return json.dumps(self._power()).encode()
-        elif kind != messages.END:
+        elif kind == messages.REPEAT:
+            accelerator.repeat(self._tokens(payload, 1)[0])
+        elif kind == messages.STOP:
+            accelerator.stop()
+        elif kind == messages.END:
+            accelerator.soft_reset()  # nothing runs on for nobody
+        else:
             raise ProtocolError(f"there is no request of kind {kind}")
         return b""
+
+    def _tokens(self, payload: bytes, most: int) -> NDArray[np.int8]:
+        if not self._inputs:
+            raise ProtocolError("no policy is loaded")
+        tokens = decode_tokens(payload, self._inputs)
+        if len(tokens) > most:
+            raise ProtocolError(f"{len(tokens)} tokens came at once; {most} are allowed")
+        return tokens

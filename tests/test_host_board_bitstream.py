@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""Bitstreams and their manifests, and the clock that is measured."""
+
+import dataclasses
+import json
+import time
+
+import numpy as np
+import pytest
+
+from host.accelerator import Accelerator, AcceleratorError
+from host.board.bitstream import Bitstream, BitstreamError, kernel_image, load_by_kernel
+from host.board.circuit import BoardAccelerator
+from host.golden_device import GoldenBus
+from hw.registers import offsets
+from model.deployed.geometry import TINY
+from model.deployed.random_policy import random_policy, random_tokens
+from tests.board_files import PAYLOAD, bit_file, published, system
+
+
+@pytest.fixture
+def bitstream(tmp_path):
+    return published(tmp_path)
+
+
+def test_the_kernel_gets_the_configuration_with_each_word_reversed():
+    image = kernel_image(bit_file())
+    assert image == bytes.fromhex("ffffffff bb000000 44002211 665599aa 00000020 04030201")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(bit_file()[:-4], "cut off"), (bit_file()[70:], "cut off"), (b"nothing like it", "no sync word")],
+)
+def test_a_damaged_bitstream(content, sentence):
+    with pytest.raises(BitstreamError, match=sentence):
+        kernel_image(content)
+
+
+def test_a_bitstream_is_what_its_manifest_says(bitstream):
+    read = Bitstream.read(bitstream)
+    assert (read.geometry, read.base, read.clock_mhz) == (TINY, 0x4000_0000, 100.0)
+    bitstream.write_bytes(bit_file(PAYLOAD + bytes(4)))
+    with pytest.raises(BitstreamError, match="is not the file its manifest describes"):
+        Bitstream.read(bitstream)
+    manifest = bitstream.with_suffix(".json")
+    facts = json.loads(manifest.read_text())
+    for change, sentence in (
+        ({"geometry": {**facts["geometry"], "layers": 0}}, "cannot be used"),
+        ({"clock_mhz": "fast"}, "cannot be used"),
+        ({"bit": {}}, "lacks 'sha256'"),
+    ):
+        manifest.write_text(json.dumps(facts | change))
+        with pytest.raises(BitstreamError, match=sentence):
+            Bitstream.read(bitstream)
+    manifest.write_text("{")
+    with pytest.raises(BitstreamError, match="is no manifest"):
+        Bitstream.read(bitstream)
+    manifest.unlink()
+    with pytest.raises(BitstreamError, match=r"\.json cannot be read"):
+        Bitstream.read(bitstream)
+
+
+def test_loading_by_the_kernel_takes_no_stale_file(tmp_path):
+    root, names = system(tmp_path / "board"), []
+    for payload in (PAYLOAD, PAYLOAD + bytes(4)):
+        path = published(tmp_path, payload=payload).rename(tmp_path / "top.bit")
+        next((tmp_path / "out").rglob("*.json")).rename(tmp_path / "top.json")
+        load_by_kernel(Bitstream.read(path), root)
+        name = (root / "sys/class/fpga_manager/fpga0/firmware").read_text()
+        assert (root / "lib/firmware" / name).read_bytes() == kernel_image(bit_file(payload))
+        assert (root / "sys/class/fpga_manager/fpga0/flags").read_text() == "0"
+        names.append(name)
+    assert len(set(names)) == 2
+
+
+# The clock
+
+
+def test_a_handoff_file_of_another_build_is_refused(bitstream):
+    """Pynq sets the clock and the ports by it; without one there is nothing to compare."""
+    bitstream.with_suffix(".hwh").write_text("<EDKSYSTEM />")
+    with pytest.raises(BitstreamError, match=r"\.hwh is not the one that .*\.json names"):
+        Bitstream.read(bitstream)
+    bitstream.with_suffix(".hwh").unlink()
+    assert Bitstream.read(bitstream).geometry == TINY
+
+
+class Clocked(GoldenBus):
+    """A golden device whose busy cycles are what a clock of `mhz` would have counted meanwhile."""
+
+    mhz = 80.0
+    cycles = 0.0
+
+    def _decide(self):
+        start = time.perf_counter()
+        super()._decide()
+        self.cycles += (time.perf_counter() - start) * self.mhz * 1e6
+        self._stored["CYCLES"] = [50_000]
+
+    def _snapshot(self):
+        super()._snapshot()
+        self._stored["TOTAL_CYCLES_LOW"] = [int(self.cycles)]
+
+
+@pytest.mark.parametrize(("signed_off", "good"), [(100.0, True), (20.0, False)])
+def test_the_clock_is_measured_before_anything_is_decided(bitstream, signed_off, good):
+    policy = random_policy(TINY, 1)
+    file = dataclasses.replace(Bitstream.read(bitstream), clock_mhz=signed_off)
+    accelerator = BoardAccelerator(Clocked(TINY), TINY, file)
+    if good:
+        accelerator.load(policy)
+        assert 20 < accelerator.clock_mhz <= 80
+        golden = Accelerator(GoldenBus(TINY), TINY)
+        golden.load(policy)
+        for token in random_tokens(policy, 6, 0):  # measuring left no trace in the episode
+            np.testing.assert_array_equal(accelerator.decide(token).words, golden.decide(token).words)
+            assert accelerator.signatures() == golden.signatures()
+        assert accelerator.bus.read32(offsets(TINY)["REPEAT"]) == 0
+        return
+    with pytest.raises(BitstreamError, match="MHz as measured, its bitstream is good for 20 MHz"):
+        accelerator.load(policy)
+    with pytest.raises(AcceleratorError, match="no policy is loaded"):
+        accelerator.decide(random_tokens(policy, 1, 0)[0])
