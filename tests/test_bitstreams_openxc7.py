@@ -14,6 +14,7 @@ from bitstreams.boards import BOARDS
 from bitstreams.ps7 import PS7_TOP
 from hw.generate import verilog
 from hw.synthesis import SynthesisError
+from hw.synthesis import run_yosys as openxc7_yosys
 from model.deployed.geometry import TINY
 from tests.toolchains import standins
 
@@ -209,3 +210,14 @@ def test_the_top_is_the_processor_and_the_circuit(work):
     top = (folder / "said.txt").read_text().split(f"=== {PS7_TOP} ===")[1].split("===")[0]
     assert "PS7" in top
     assert "BUFG" in top
+
+
+def test_yosys_writes_a_netlist_of_primitives(tmp_path):
+    """The library's flip-flops have bodies with processes, which yosys refuses to write unless they are dropped."""
+    (tmp_path / "design.v").write_text(
+        f"module {PS7_TOP}; wire [3:0] clk; reg [7:0] count; always @(posedge clk[0]) count <= count + clk[1];\n"
+        "(* keep *) PS7 ps7(.FCLKCLK(clk), .MAXIGP0RDATA({24'b0, count})); endmodule\n"
+    )
+    openxc7_yosys(tmp_path, openxc7.synthesis_script(), "design.json")
+    cells = json.loads((tmp_path / "design.json").read_text())["modules"][PS7_TOP]["cells"].values()
+    assert {cell["type"] for cell in cells} >= {"PS7", "FDRE", "CARRY4"}
