@@ -40,6 +40,11 @@ def dual_port(depth: int) -> str:
     )
 
 
+def single_port() -> str:
+    """Return the rules for all the depths that yosys makes of one port."""
+    return "".join(dual_port(depth) for depth in (32, 64, 128))
+
+
 def synthesis_script() -> list[str]:
     """Return yosys' commands from design.v to design.json."""
     return [
@@ -68,7 +73,7 @@ def write(board: Board, clock: Clock, geometry: Geometry, folder: Path) -> list[
         )
     files = {
         "design.v": verilog(geometry, board.base),
-        "single_port.v": "".join(dual_port(depth) for depth in (32, 64, 128)),
+        "single_port.v": single_port(),
         "synthesis.ys": "\n".join(synthesis_script()) + "\n",
         # the processor's pins are fixed and no other is used; the clock's frequency is given with --freq
         "design.xdc": "",

@@ -212,12 +212,38 @@ def test_the_top_is_the_processor_and_the_circuit(work):
     assert "BUFG" in top
 
 
-def test_yosys_writes_a_netlist_of_primitives(tmp_path):
-    """The library's flip-flops have bodies with processes, which yosys refuses to write unless they are dropped."""
+def test_yosys_writes_a_netlist_that_nextpnr_packs(tmp_path):
+    """Library flip-flops without bodies, block RAMs with the primitive's ports, LUT RAMs read by their second port."""
     (tmp_path / "design.v").write_text(
-        f"module {PS7_TOP}; wire [3:0] clk; reg [7:0] count; always @(posedge clk[0]) count <= count + clk[1];\n"
-        "(* keep *) PS7 ps7(.FCLKCLK(clk), .MAXIGP0RDATA({24'b0, count})); endmodule\n"
+        f"module {PS7_TOP}; wire [3:0] clk; wire [31:0] wd, wa; reg [31:0] at, q; reg [31:0] wide [0:1023];\n"
+        "always @(posedge clk[0]) begin at <= at + wd; q <= wide[at[9:0]]; if (wa[0]) wide[wa[9:0]] <= wd; end\n"
+        "wire o; RAM64X1S narrow(.O(o), .A0(at[0]), .A1(at[1]), .A2(at[2]), .A3(at[3]), .A4(at[4]), .A5(at[5]),"
+        ".D(wd[0]), .WE(wa[1]), .WCLK(clk[0]));\n"
+        "(* keep *) PS7 ps7(.FCLKCLK(clk), .MAXIGP0RDATA({q ^ o}), .MAXIGP0WDATA(wd), .MAXIGP0AWADDR(wa)); endmodule\n"
     )
+    (tmp_path / "single_port.v").write_text(openxc7.single_port())
     openxc7_yosys(tmp_path, openxc7.synthesis_script(), "design.json")
     cells = json.loads((tmp_path / "design.json").read_text())["modules"][PS7_TOP]["cells"].values()
-    assert {cell["type"] for cell in cells} >= {"PS7", "FDRE", "CARRY4"}
+    kinds = {cell["type"]: cell["connections"] for cell in cells}
+    assert set(kinds) >= {"PS7", "FDRE", "CARRY4", "RAMB36E1", "RAM64X1D"}
+    assert not {kind for kind in kinds if kind.endswith("X1S")}
+    assert len(kinds["RAMB36E1"]["DIADI"]) == 32
+    memory = kinds["RAM64X1D"]
+    assert "SPO" not in memory
+    assert memory["DPO"]
+    assert all(memory[f"A{bit}"] == memory[f"DPRA{bit}"] for bit in range(6))
+
+
+def test_another_seed_takes_the_netlist_of_the_first(work, monkeypatch, capsys):
+    standins.openxc7(work / "tools", PART)
+    assert run(work) == 0
+
+    def again(*_):
+        raise SynthesisError("synthesised again")
+
+    monkeypatch.setattr(openxc7, "run_yosys", again)
+    assert run(work, "--seed", "2", "--clock", "50") == 0
+    assert "taking the netlist of an earlier build" in capsys.readouterr().err
+    monkeypatch.setattr(openxc7, "dual_port", lambda depth: f"// {depth}\n")
+    assert run(work) == 2
+    assert "synthesised again" in capsys.readouterr().err
