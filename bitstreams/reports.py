@@ -153,3 +153,19 @@ def nextpnr_utilisation(log: str) -> dict[str, dict[str, float]]:
     if not rows:
         raise ReportError("nextpnr's log has no `Device utilisation`; has the tool's format changed?")
     return {name: {"used": float(used), "available": float(there)} for name, used, there in rows if int(used)}
+
+
+SLICES = {"lut6": (r"\.[ABCD]LUT", 53_200), "slices": ("", 13_300)}
+"""Kind of site -> its name in a slice, and how many the xc7z020 has (DS190)."""
+
+
+def fasm_utilisation(text: str) -> dict[str, dict[str, float]]:
+    """Count the slices of a .fasm and their places for a six-input LUT, two small LUTs or a carry bit's way through.
+
+    nextpnr counts LUTs before two share a place, yosys before a carry bit takes one.
+    """
+    found = {}
+    for name, (site, there) in SLICES.items():
+        used = set(re.findall(rf"^(CLB\w+\.SLICE[LM]_X[01]{site})\.", text, re.MULTILINE))
+        found[name] = {"used": float(len(used)), "available": float(there)}
+    return found

@@ -183,6 +183,41 @@ def test_nextpnr_failing_after_its_estimate_is_not_taken_for_timing(work, capsys
     assert "nextpnr-xilinx failed with exit status 1; it said: ERROR: no route" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("reached", "clock", "divisors"), [("119.05", 111.111, [9, 1]), ("99.99", 90.909, [11, 1])])
+def test_the_fastest_clock_is_that_of_the_routed_circuit(work, capsys, reached, clock, divisors):
+    log = work / "reached.log"
+    word = "PASS" if float(reached) >= 100 else "FAIL"
+    log.write_text(LOG.read_text().replace("119.05 MHz (PASS", f"{reached} MHz ({word}"))
+    root = standins.openxc7(work / "tools", PART, log)
+    program = root / "bin" / "nextpnr-xilinx"  # which ends well in spite of a missed clock if it is told to
+    program.write_text(
+        program.read_text().replace("sys.exit('FAIL at'", "sys.exit('--timing-allow-fail' not in given and 'FAIL at'")
+    )
+    assert run(work, "--clock", "fastest", "--json", str(work / "m.json")) == 0, capsys.readouterr().err
+    (placed, *_) = calls(work, "fastest")
+    assert placed[-3:] == ["--seed", "1", "--timing-allow-fail"]
+    manifest = json.loads((work / "m.json").read_text())
+    assert manifest["clock_mhz"] == pytest.approx(clock, abs=0.001)
+    assert manifest["clock_divisors"] == divisors
+    assert manifest["setup_slack_ns"] == pytest.approx(1000 / clock - 1000 / float(reached), abs=0.002)
+    assert f'NAME="PCW_FCLK0_PERIPHERAL_DIVISOR0" VALUE="{divisors[0]}"' in next(work.rglob("out/**/*.hwh")).read_text()
+
+
+def test_no_clock_is_slow_enough_for_some(work, capsys):
+    log = work / "slow.log"
+    log.write_text(LOG.read_text().replace("119.05 MHz (PASS", "9.05 MHz (PASS"))
+    standins.openxc7(work / "tools", PART, log)
+    assert run(work, "--clock", "fastest") == 2
+    assert "the circuit reaches 9.05 MHz, less than the slowest clock of the pynq-z2" in capsys.readouterr().err
+    assert not (work / "out").exists()
+
+
+def test_vivado_has_no_fastest_clock(capsys):
+    with pytest.raises(SystemExit):
+        build.main(["--board", "pynq-z2", "--clock", "fastest"])
+    assert "vivado routes for one clock" in capsys.readouterr().err
+
+
 def test_a_file_without_a_sync_word_is_no_bitstream(work, capsys):
     root = standins.openxc7(work / "tools", PART)
     standins.program(root / "bin", "xc7frames2bit", ["pathlib.Path('spikeloop.bit').write_bytes(b'nothing')"])

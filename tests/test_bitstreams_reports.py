@@ -7,6 +7,7 @@ import pytest
 
 from bitstreams.reports import (
     ReportError,
+    fasm_utilisation,
     nextpnr_timing,
     nextpnr_utilisation,
     unit,
@@ -110,6 +111,17 @@ def test_nextpnr_utilisation():
     assert "PAD" not in found
     with pytest.raises(ReportError, match="Device utilisation"):
         nextpnr_utilisation("")
+
+
+def test_places_for_luts_are_counted_in_the_fasm():
+    """Both halves of a LUT's place come as one line, flip-flops alone touch a slice and take no LUT."""
+    slices = (
+        "CLBLM_R_X19Y111.SLICEM_X0.ALUT.INIT[63:0] = 64'b1\nCLBLM_R_X19Y111.SLICEM_X0.ALUT.RAM\n"
+        "CLBLM_R_X19Y111.SLICEM_X0.BLUT.INIT[63:0] = 64'b1\nCLBLM_R_X19Y111.SLICEL_X1.ALUT.INIT[63:0] = 64'b1\n"
+        "CLBLL_L_X2Y1.SLICEL_X0.AFF.ZINI\nINT_L_X2Y1.NL1BEG_N3.FAN_BOUNCE6\n"
+    )
+    found = fasm_utilisation(slices)
+    assert found == {"lut6": {"used": 3, "available": 53_200}, "slices": {"used": 3, "available": 13_300}}
 
 
 @pytest.mark.parametrize(
