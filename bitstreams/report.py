@@ -70,16 +70,18 @@ def main(arguments: list[str] | None = None) -> int:
         if not manifests:
             raise FileNotFoundError(f"no manifest below {options.folder}; build a bitstream first (bitstreams.build)")
         for path in manifests:
-            facts = json.loads(path.read_text())
-            family = FAMILIES[facts["board"]]
-            geometry = Geometry.from_json(json.dumps(facts["geometry"]))
+            try:
+                facts = json.loads(path.read_text())
+                family, geometry = FAMILIES[facts["board"]], Geometry.from_json(json.dumps(facts["geometry"]))
+            except (KeyError, ValueError):
+                raise SynthesisError(f"{path} is no manifest of a bitstream; move it away") from None
             print(f"synthesising {facts['name']} for {DEVICES[family][0]} ...", file=sys.stderr, flush=True)
             estimate = per_unit(synthesise(verilog(geometry), family))["total"]
             print("\n".join(table(facts, estimate)), end="\n\n")
             found.append({**facts, "estimate": estimate, "routed": routed(facts["utilisation"])})
         if options.json:
             options.json.write_text(json.dumps(found, indent=2) + "\n")
-    except (GeometryError, SynthesisError, OSError, ValueError, KeyError) as error:
+    except (GeometryError, SynthesisError, OSError) as error:
         print(f"bitstreams.report: {error}", file=sys.stderr)
         return 2
     return 0
