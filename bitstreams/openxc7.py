@@ -12,7 +12,7 @@ from bitstreams.boards import Board, Clock
 from bitstreams.hwh import handoff
 from bitstreams.ps7 import PS7_TOP, verilog
 from bitstreams.publish import Outcome, require_met
-from bitstreams.reports import ReportError, fasm_utilisation, nextpnr_timing, nextpnr_utilisation
+from bitstreams.reports import ReportError, fasm_utilisation, nextpnr_timing, nextpnr_utilisation, register_names
 from bitstreams.tools import BuildError, find_program, roots, run, say, version
 from hw.synthesis import SynthesisError, commands, run_yosys
 from model.deployed.geometry import Geometry
@@ -159,7 +159,8 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int
     if failure and "ERROR: Max frequency for clock" not in log:
         raise failure
     try:
-        timing, utilisation = nextpnr_timing(log, float(clock.mhz)), nextpnr_utilisation(log)
+        names = register_names((folder / "design.json").read_text())
+        timing, utilisation = nextpnr_timing(log, float(clock.mhz), names), nextpnr_utilisation(log)
     except ReportError as error:
         raise BuildError(str(error)) from None
     if not any_clock:

@@ -12,6 +12,7 @@ from bitstreams.reports import (
     fasm_utilisation,
     nextpnr_timing,
     nextpnr_utilisation,
+    register_names,
     unit,
     vivado_timing,
     vivado_utilisation,
@@ -105,6 +106,32 @@ def test_nextpnr_timing():
     for old, says in (("Max frequency", "Max frequency for clock"), ("Source", "no critical path")):
         with pytest.raises(ReportError, match=says):
             nextpnr_timing(log.replace(old, "?"), 100)
+
+
+def test_registers_that_yosys_numbered_are_named_by_what_they_hold():
+    netlist = {
+        "netnames": {
+            "$0": {"bits": [7]},
+            "top.accelerator.core.lanes.shadow": {"bits": ["0", 7]},
+            "top.accelerator.core.walker.row": {"bits": [9]},
+        },
+        "cells": {
+            "$auto$ff.cc:337:slice$1": {"type": "FDRE", "connections": {"Q": [7]}},
+            "$auto$ff.cc:337:slice$2": {"type": "FDSE", "connections": {"Q": [9]}},
+            "$abc$1": {"type": "LUT2", "connections": {"O": [3]}},
+        },
+    }
+    names = register_names(json.dumps({"modules": {"spikeloop_ps7": netlist}}))
+    assert names == {
+        "$auto$ff.cc:337:slice$1": "top.accelerator.core.lanes.shadow[1]",
+        "$auto$ff.cc:337:slice$2": "top.accelerator.core.walker.row",
+    }
+    log = example("openxc7/nextpnr.log").replace(
+        "top.accelerator.core.lanes.shadow[7]_FDRE_Q", "$auto$ff.cc:337:slice$1"
+    )
+    assert nextpnr_timing(log, 100).paths[0].end_unit == "other"
+    path = nextpnr_timing(log, 100, names).paths[0]
+    assert (path.end, path.end_unit) == ("top.accelerator.core.lanes.shadow[1].D", "lanes")
 
 
 def test_nextpnr_utilisation():
