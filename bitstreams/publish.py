@@ -4,6 +4,7 @@
 import dataclasses
 import hashlib
 import json
+import lzma
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ SYNC_WORD = bytes.fromhex("aa995566")
 SYNC_WITHIN = 4096
 
 DIGEST_DIGITS = 12
+
+PACKED = ".xz"
+"""Added to the name of a compressed .bit."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def publish(outcome: Outcome, name: str, board: Board, clock: Clock, geometry: G
     """Copy bit and handoff file to OUT/BOARD under one stem and write the manifest beside them; return the manifest.
 
     name : of the geometry. text : the circuit's Verilog. The stem ends with a digest of the bitstream: PYNQ keeps
-    bitstreams by their names. Raises `BuildError`.
+    bitstreams by their names. Beside the .bit lies the same as .bit.xz, a tenth of its size, which the repository can
+    hold and the driver takes too. Raises `BuildError`.
     """
     content = outcome.bit.read_bytes()
     if SYNC_WORD not in content[:SYNC_WITHIN]:
@@ -63,6 +68,8 @@ def publish(outcome: Outcome, name: str, board: Board, clock: Clock, geometry: G
     stem = f"{name.lower()}-{digest[:DIGEST_DIGITS]}"
     bit, handoff = folder / f"{stem}.bit", folder / f"{stem}.hwh"
     shutil.copyfile(outcome.bit, bit)
+    packed = bit.with_name(f"{bit.name}{PACKED}")
+    packed.write_bytes(lzma.compress(content, preset=9))
     shutil.copyfile(outcome.handoff, handoff)
     facts = {
         "board": board.name,
@@ -82,6 +89,7 @@ def publish(outcome: Outcome, name: str, board: Board, clock: Clock, geometry: G
         "utilisation": outcome.utilisation,
         "worst_paths": [dataclasses.asdict(path) for path in outcome.timing.paths],
         "bit": {"file": bit.name, "sha256": digest},
+        "packed": {"file": packed.name, "sha256": hashlib.sha256(packed.read_bytes()).hexdigest()},
         "hwh": {"file": handoff.name, "sha256": hashlib.sha256(handoff.read_bytes()).hexdigest()},
         "verified_on_board": False,
     }

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """What a toolchain says of a placed and routed circuit: clock, worst paths by unit, what it takes of the device."""
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from hw.report import UNITS
 
@@ -116,11 +119,31 @@ def vivado_utilisation(text: str) -> dict[str, dict[str, float]]:
 # nextpnr-xilinx, which has a log and no machine-readable report
 
 
-def nextpnr_timing(log: str, mhz: float) -> Timing:
+def register_names(netlist: str) -> dict[str, str]:
+    """Return flip-flop -> the signal it holds, of a netlist that yosys wrote as JSON: it names cells by numbers."""
+    names: dict[str, str] = {}
+    for module in json.loads(netlist)["modules"].values():
+        signals: dict[int, str] = {}
+        # names of the source before those that yosys made up
+        for name, wire in sorted(module["netnames"].items(), key=lambda item: (item[0].startswith("$"), item[0])):
+            for index, bit in enumerate(wire["bits"]):
+                signals.setdefault(bit, f"{name}[{index}]" if len(wire["bits"]) > 1 else name)
+        for name, cell in module["cells"].items():
+            if name.startswith("$") and cell["type"].startswith("FD"):
+                names[name] = signals[cell["connections"]["Q"][0]]
+    return names
+
+
+def nextpnr_timing(log: str, mhz: float, names: Mapping[str, str] = MappingProxyType({})) -> Timing:
     """Read the log's last timing analysis: clock after routing, and the critical paths it prints.
 
-    Raises `ReportError`. Hold is not analysed by the tool.
+    names : cell -> a better name. Raises `ReportError`. Hold is not analysed by the tool.
     """
+
+    def named(pin: str) -> str:
+        cell, _, port = pin.rpartition(".")
+        return f"{names.get(cell, cell)}.{port}"
+
     clocks = re.findall(r"Max frequency for clock\s+'([^']+)': ([\d.]+) MHz \((PASS|FAIL) at ([\d.]+) MHz\)", log)
     if not clocks:
         raise ReportError("nextpnr's log has no `Max frequency for clock`; has the tool's format changed?")
@@ -134,7 +157,8 @@ def nextpnr_timing(log: str, mhz: float) -> Timing:
         ends = re.findall(r"^Info:\s+(?:[\d.]+\s+[\d.]+\s+Setup|Sink) (\S+)$", block, re.MULTILINE)
         totals = re.findall(r"^Info:\s+[\d.]+\s+([\d.]+)\s+(?:Source|Net|Setup) ", block, re.MULTILINE)
         if source and ends:
-            found.append(WorstPath(source[1], ends[-1], unit(source[1]), unit(ends[-1]), float(totals[-1]), None))
+            start, end = named(source[1]), named(ends[-1])
+            found.append(WorstPath(start, end, unit(start), unit(end), float(totals[-1]), None))
     if not found:
         raise ReportError("nextpnr's log has no critical path; has the tool's format changed?")
     return Timing(
@@ -153,3 +177,19 @@ def nextpnr_utilisation(log: str) -> dict[str, dict[str, float]]:
     if not rows:
         raise ReportError("nextpnr's log has no `Device utilisation`; has the tool's format changed?")
     return {name: {"used": float(used), "available": float(there)} for name, used, there in rows if int(used)}
+
+
+SLICES = {"lut6": (r"\.[ABCD]LUT", 53_200), "slices": ("", 13_300)}
+"""Kind of site -> its name in a slice, and how many the xc7z020 has (DS190)."""
+
+
+def fasm_utilisation(text: str) -> dict[str, dict[str, float]]:
+    """Count the slices of a .fasm and their places for a six-input LUT, two small LUTs or a carry bit's way through.
+
+    nextpnr counts LUTs before two share a place, yosys before a carry bit takes one.
+    """
+    found = {}
+    for name, (site, there) in SLICES.items():
+        used = set(re.findall(rf"^(CLB\w+\.SLICE[LM]_X[01]{site})\.", text, re.MULTILINE))
+        found[name] = {"used": float(len(used)), "available": float(there)}
+    return found

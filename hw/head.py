@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The head: membranes summed over the SNN steps, a linear layer, and the action table."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, Value, ValueLike, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,6 +9,13 @@ from hw.memory import PolicyMemory, load_port
 from hw.memory_map import memory_map
 from hw.passes import steps_layout
 from model.deployed.geometry import Geometry
+
+
+def _tree(terms: list[ValueLike]) -> ValueLike:
+    """Return the sum of terms, added in pairs: one after the other they become one long cascade of multipliers."""
+    while len(terms) > 1:
+        terms = [Value.cast(terms[at]) + terms[at + 1] for at in range(0, len(terms) - 1, 2)] + terms[len(terms) & ~1 :]
+    return terms[0]
 
 
 class Head(wiring.Component):
@@ -114,7 +121,7 @@ class Head(wiring.Component):
             with m.If(valids[0]):
                 m.d.sync += products[c].eq(weight * operand[c])
         with m.If(valids[1]):
-            m.d.sync += partial.eq(sum(products[c] for c in range(g.group)))
+            m.d.sync += partial.eq(_tree([products[c] for c in range(g.group)]))
         with m.If(valids[2]):
             m.d.sync += total.eq(Mux(sides[2].first, 0, total) + partial)
 

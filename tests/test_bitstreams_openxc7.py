@@ -14,6 +14,7 @@ from bitstreams.boards import BOARDS
 from bitstreams.ps7 import PS7_TOP
 from hw.generate import verilog
 from hw.synthesis import SynthesisError
+from hw.synthesis import run_yosys as openxc7_yosys
 from model.deployed.geometry import TINY
 from tests.toolchains import standins
 
@@ -28,7 +29,7 @@ def synthesised(folder, script, made):
     assert script[0] == "read_verilog design.v"
     assert (folder / "design.v").is_file()
     assert script[-1] == f"write_json {made}"
-    (folder / made).write_text('{"modules": {"spikeloop_ps7": {}}}')
+    (folder / made).write_text('{"modules": {"spikeloop_ps7": {"netnames": {}, "cells": {}}}}')
 
 
 @functools.cache
@@ -182,6 +183,41 @@ def test_nextpnr_failing_after_its_estimate_is_not_taken_for_timing(work, capsys
     assert "nextpnr-xilinx failed with exit status 1; it said: ERROR: no route" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("reached", "clock", "divisors"), [("119.05", 111.111, [9, 1]), ("99.99", 90.909, [11, 1])])
+def test_the_fastest_clock_is_that_of_the_routed_circuit(work, capsys, reached, clock, divisors):
+    log = work / "reached.log"
+    word = "PASS" if float(reached) >= 100 else "FAIL"
+    log.write_text(LOG.read_text().replace("119.05 MHz (PASS", f"{reached} MHz ({word}"))
+    root = standins.openxc7(work / "tools", PART, log)
+    program = root / "bin" / "nextpnr-xilinx"  # which ends well in spite of a missed clock if it is told to
+    program.write_text(
+        program.read_text().replace("sys.exit('FAIL at'", "sys.exit('--timing-allow-fail' not in given and 'FAIL at'")
+    )
+    assert run(work, "--clock", "fastest", "--json", str(work / "m.json")) == 0, capsys.readouterr().err
+    (placed, *_) = calls(work, "fastest")
+    assert placed[-3:] == ["--seed", "1", "--timing-allow-fail"]
+    manifest = json.loads((work / "m.json").read_text())
+    assert manifest["clock_mhz"] == pytest.approx(clock, abs=0.001)
+    assert manifest["clock_divisors"] == divisors
+    assert manifest["setup_slack_ns"] == pytest.approx(1000 / clock - 1000 / float(reached), abs=0.002)
+    assert f'NAME="PCW_FCLK0_PERIPHERAL_DIVISOR0" VALUE="{divisors[0]}"' in next(work.rglob("out/**/*.hwh")).read_text()
+
+
+def test_no_clock_is_slow_enough_for_some(work, capsys):
+    log = work / "slow.log"
+    log.write_text(LOG.read_text().replace("119.05 MHz (PASS", "9.05 MHz (PASS"))
+    standins.openxc7(work / "tools", PART, log)
+    assert run(work, "--clock", "fastest") == 2
+    assert "the circuit reaches 9.05 MHz, less than the slowest clock of the pynq-z2" in capsys.readouterr().err
+    assert not (work / "out").exists()
+
+
+def test_vivado_has_no_fastest_clock(capsys):
+    with pytest.raises(SystemExit):
+        build.main(["--board", "pynq-z2", "--clock", "fastest"])
+    assert "vivado routes for one clock" in capsys.readouterr().err
+
+
 def test_a_file_without_a_sync_word_is_no_bitstream(work, capsys):
     root = standins.openxc7(work / "tools", PART)
     standins.program(root / "bin", "xc7frames2bit", ["pathlib.Path('spikeloop.bit').write_bytes(b'nothing')"])
@@ -209,3 +245,40 @@ def test_the_top_is_the_processor_and_the_circuit(work):
     top = (folder / "said.txt").read_text().split(f"=== {PS7_TOP} ===")[1].split("===")[0]
     assert "PS7" in top
     assert "BUFG" in top
+
+
+def test_yosys_writes_a_netlist_that_nextpnr_packs(tmp_path):
+    """Library flip-flops without bodies, block RAMs with the primitive's ports, LUT RAMs read by their second port."""
+    (tmp_path / "design.v").write_text(
+        f"module {PS7_TOP}; wire [3:0] clk; wire [31:0] wd, wa; reg [31:0] at, q; reg [31:0] wide [0:1023];\n"
+        "always @(posedge clk[0]) begin at <= at + wd; q <= wide[at[9:0]]; if (wa[0]) wide[wa[9:0]] <= wd; end\n"
+        "wire o; RAM64X1S narrow(.O(o), .A0(at[0]), .A1(at[1]), .A2(at[2]), .A3(at[3]), .A4(at[4]), .A5(at[5]),"
+        ".D(wd[0]), .WE(wa[1]), .WCLK(clk[0]));\n"
+        "(* keep *) PS7 ps7(.FCLKCLK(clk), .MAXIGP0RDATA({q ^ o}), .MAXIGP0WDATA(wd), .MAXIGP0AWADDR(wa)); endmodule\n"
+    )
+    (tmp_path / "single_port.v").write_text(openxc7.single_port())
+    openxc7_yosys(tmp_path, openxc7.synthesis_script(), "design.json")
+    cells = json.loads((tmp_path / "design.json").read_text())["modules"][PS7_TOP]["cells"].values()
+    kinds = {cell["type"]: cell["connections"] for cell in cells}
+    assert set(kinds) >= {"PS7", "FDRE", "CARRY4", "RAMB36E1", "RAM64X1D"}
+    assert not {kind for kind in kinds if kind.endswith("X1S")}
+    assert len(kinds["RAMB36E1"]["DIADI"]) == 32
+    memory = kinds["RAM64X1D"]
+    assert "SPO" not in memory
+    assert memory["DPO"]
+    assert all(memory[f"A{bit}"] == memory[f"DPRA{bit}"] for bit in range(6))
+
+
+def test_another_seed_takes_the_netlist_of_the_first(work, monkeypatch, capsys):
+    standins.openxc7(work / "tools", PART)
+    assert run(work) == 0
+
+    def again(*_):
+        raise SynthesisError("synthesised again")
+
+    monkeypatch.setattr(openxc7, "run_yosys", again)
+    assert run(work, "--seed", "2", "--clock", "50") == 0
+    assert "taking the netlist of an earlier build" in capsys.readouterr().err
+    monkeypatch.setattr(openxc7, "dual_port", lambda depth: f"// {depth}\n")
+    assert run(work) == 2
+    assert "synthesised again" in capsys.readouterr().err

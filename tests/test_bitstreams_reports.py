@@ -1,18 +1,23 @@
 # SPDX-License-Identifier: MIT
 """Reports of the toolchains, read from examples that were written by hand after the documented formats."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from bitstreams import report
 from bitstreams.reports import (
     ReportError,
+    fasm_utilisation,
     nextpnr_timing,
     nextpnr_utilisation,
+    register_names,
     unit,
     vivado_timing,
     vivado_utilisation,
 )
+from model.deployed.geometry import TINY
 
 EXAMPLES = Path(__file__).resolve().parent / "toolchains"
 
@@ -103,6 +108,32 @@ def test_nextpnr_timing():
             nextpnr_timing(log.replace(old, "?"), 100)
 
 
+def test_registers_that_yosys_numbered_are_named_by_what_they_hold():
+    netlist = {
+        "netnames": {
+            "$0": {"bits": [7]},
+            "top.accelerator.core.lanes.shadow": {"bits": ["0", 7]},
+            "top.accelerator.core.walker.row": {"bits": [9]},
+        },
+        "cells": {
+            "$auto$ff.cc:337:slice$1": {"type": "FDRE", "connections": {"Q": [7]}},
+            "$auto$ff.cc:337:slice$2": {"type": "FDSE", "connections": {"Q": [9]}},
+            "$abc$1": {"type": "LUT2", "connections": {"O": [3]}},
+        },
+    }
+    names = register_names(json.dumps({"modules": {"spikeloop_ps7": netlist}}))
+    assert names == {
+        "$auto$ff.cc:337:slice$1": "top.accelerator.core.lanes.shadow[1]",
+        "$auto$ff.cc:337:slice$2": "top.accelerator.core.walker.row",
+    }
+    log = example("openxc7/nextpnr.log").replace(
+        "top.accelerator.core.lanes.shadow[7]_FDRE_Q", "$auto$ff.cc:337:slice$1"
+    )
+    assert nextpnr_timing(log, 100).paths[0].end_unit == "other"
+    path = nextpnr_timing(log, 100, names).paths[0]
+    assert (path.end, path.end_unit) == ("top.accelerator.core.lanes.shadow[1].D", "lanes")
+
+
 def test_nextpnr_utilisation():
     found = nextpnr_utilisation(example("openxc7/nextpnr.log"))
     assert found["SLICE_LUTX"] == {"used": 1201, "available": 106400}
@@ -110,6 +141,17 @@ def test_nextpnr_utilisation():
     assert "PAD" not in found
     with pytest.raises(ReportError, match="Device utilisation"):
         nextpnr_utilisation("")
+
+
+def test_places_for_luts_are_counted_in_the_fasm():
+    """Both halves of a LUT's place come as one line, flip-flops alone touch a slice and take no LUT."""
+    slices = (
+        "CLBLM_R_X19Y111.SLICEM_X0.ALUT.INIT[63:0] = 64'b1\nCLBLM_R_X19Y111.SLICEM_X0.ALUT.RAM\n"
+        "CLBLM_R_X19Y111.SLICEM_X0.BLUT.INIT[63:0] = 64'b1\nCLBLM_R_X19Y111.SLICEL_X1.ALUT.INIT[63:0] = 64'b1\n"
+        "CLBLL_L_X2Y1.SLICEL_X0.AFF.ZINI\nINT_L_X2Y1.NL1BEG_N3.FAN_BOUNCE6\n"
+    )
+    found = fasm_utilisation(slices)
+    assert found == {"lut6": {"used": 3, "available": 53_200}, "slices": {"used": 3, "available": 13_300}}
 
 
 @pytest.mark.parametrize(
@@ -124,3 +166,43 @@ def test_nextpnr_utilisation():
 )
 def test_cells_belong_to_the_units_of_the_resource_table(cell, name):
     assert unit(cell) == name
+
+
+MANIFEST = {
+    **{"name": "TINY", "board": "pynq-z2", "part": "xc7z020clg400-1", "tools": {"nextpnr-xilinx": "0.8.2"}, "seed": 3},
+    **{"clock_mhz": 111.111, "fmax_mhz": 119.05, "verified_on_board": False, "geometry": json.loads(TINY.to_json())},
+    "utilisation": {
+        **{"lut6": {"used": 1064, "available": 53200}, "SLICE_LUTX": {"used": 1201, "available": 106400}},
+        **{"SLICE_FFX": {"used": 900, "available": 106400}, "RAMB18E1": {"used": 1, "available": 280}},
+    },
+    "worst_paths": [{"delay_ns": 8.4, "start_unit": "walker", "end_unit": "lanes"}],
+}
+
+
+def test_the_table_of_routed_circuits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "verilog", lambda geometry: geometry.digest)
+    monkeypatch.setattr(report, "synthesise", lambda text, family: {"text": text, "family": family})
+    monkeypatch.setattr(report, "per_unit", lambda modules: {"total": {"lut": 1000.0, "ff": 880.0, "bram36": 0.5}})
+    (tmp_path / "pynq-z2").mkdir()
+    (tmp_path / "pynq-z2" / "tiny-1.json").write_text(json.dumps(MANIFEST))
+    assert report.main(["--folder", str(tmp_path), "--json", str(tmp_path / "table.json")]) == 0
+    said = capsys.readouterr().out
+    assert "TINY on pynq-z2 (xc7z020clg400-1), nextpnr-xilinx 0.8.2, seed 3" in said
+    rows = {line.split()[0]: line.split()[1:] for line in said.splitlines() if line.startswith("  ")}
+    assert rows["lut"] == ["1000", "1064", "53200", "2.0%"]
+    assert rows["ff"] == ["880", "900", "106400", "0.8%"]
+    assert rows["bram18"] == ["1", "280", "0.4%"]
+    assert "dsp" not in rows
+    assert "clock 111.111 MHz, reaches 119.05 MHz, verified on a board: no" in said
+    assert "8.4 ns from walker to lanes" in said
+    (table,) = json.loads((tmp_path / "table.json").read_text())
+    assert table["routed"]["lut"] == {"used": 1064, "available": 53200}
+
+
+def test_a_table_of_nothing_says_what_to_do(tmp_path, capsys):
+    assert report.main(["--folder", str(tmp_path)]) == 2
+    assert "build a bitstream first" in capsys.readouterr().err
+    (tmp_path / "pynq-z2").mkdir()
+    (tmp_path / "pynq-z2" / "bad.json").write_text("{}")
+    assert report.main(["--folder", str(tmp_path)]) == 2
+    assert "bad.json is no manifest of a bitstream" in capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_a_build_ends_in_bitstream_handoff_file_and_manifest(work, capsys, board
     # what came out
     manifest = json.loads((work / "m.json").read_text())
     digest = hashlib.sha256((folder / "spikeloop.bit").read_bytes()).hexdigest()
-    assert made(work) == [f"tiny-{digest[:12]}.{end}" for end in ("bit", "hwh", "json")]
+    assert made(work) == [f"tiny-{digest[:12]}.{end}" for end in ("bit", "bit.xz", "hwh", "json")]
     assert manifest == json.loads((work / "out" / board / f"tiny-{digest[:12]}.json").read_text())
     assert manifest["bit"] == {"file": f"tiny-{digest[:12]}.bit", "sha256": digest}
     hwh = (work / "out" / board / manifest["hwh"]["file"]).read_bytes()

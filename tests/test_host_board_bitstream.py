@@ -2,6 +2,7 @@
 """Bitstreams and their manifests, and the clock that is measured."""
 
 import dataclasses
+import hashlib
 import json
 import time
 
@@ -75,6 +76,24 @@ def test_loading_by_the_kernel_takes_no_stale_file(tmp_path):
 
 
 # The clock
+
+
+def test_a_compressed_bitstream_is_expanded_beside_itself(bitstream):
+    packed, content = bitstream.with_name(f"{bitstream.name}.xz"), bitstream.read_bytes()
+    facts = json.loads(bitstream.with_suffix(".json").read_text())
+    assert facts["packed"] == {"file": packed.name, "sha256": hashlib.sha256(packed.read_bytes()).hexdigest()}
+    for given, before in ((packed, None), (bitstream, None), (packed, b"of another day")):
+        bitstream.unlink()
+        if before:
+            bitstream.write_bytes(before)
+        assert Bitstream.read(given) == Bitstream.read(bitstream)
+        assert bitstream.read_bytes() == content
+    packed.write_bytes(packed.read_bytes()[:-9])
+    with pytest.raises(BitstreamError, match=r"\.bit\.xz is damaged"):
+        Bitstream.read(packed)
+    packed.unlink()
+    with pytest.raises(BitstreamError, match=r"\.bit\.xz cannot be read"):
+        Bitstream.read(packed)
 
 
 def test_a_handoff_file_of_another_build_is_refused(bitstream):

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """Bitstreams: what the manifest beside one says of it, and loading one without pynq.
 
-The manifest of `top.bit` is `top.json`, as `bitstreams.build` writes it.
+The manifest of `top.bit` is `top.json`, as `bitstreams.build` writes it. `top.bit.xz` is the same compressed.
 """
 
 import hashlib
 import json
+import lzma
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +40,10 @@ class Bitstream:
     def read(cls, path: Path) -> "Bitstream":
         """Read a bitstream's manifest and compare the digests, that of the .hwh too if there is one.
 
-        Raises `BitstreamError`.
+        A compressed one, NAME.bit.xz, is expanded to NAME.bit beside it first: pynq and the kernel want it so. Raises
+        `BitstreamError`.
         """
+        path = _expanded(path)
         beside, handoff = path.with_suffix(".json"), path.with_suffix(".hwh")
         try:
             content, manifest = path.read_bytes(), json.loads(beside.read_text())
@@ -81,6 +84,28 @@ class Bitstream:
             raise BitstreamError(
                 f"the circuit's clock is {mhz:.2f} MHz, its bitstream is good for {self.clock_mhz:g} MHz; set it slower"
             )
+
+
+def _expanded(path: Path) -> Path:
+    if path.suffix == ".bit" and not path.exists():
+        packed = path.with_name(f"{path.name}.xz")
+        if not packed.exists():
+            return path
+    elif path.suffix == ".xz":
+        packed, path = path, path.with_suffix("")
+    else:
+        return path
+    try:
+        content = lzma.decompress(packed.read_bytes())
+        if not path.is_file() or path.read_bytes() != content:
+            path.write_bytes(content)
+    except OSError as error:
+        raise BitstreamError(
+            f"{error.filename} cannot be read or written ({error.strerror}); copy the bitstream to a folder of yours"
+        ) from None
+    except (lzma.LZMAError, EOFError):
+        raise BitstreamError(f"{packed} is damaged; copy it again") from None
+    return path
 
 
 def kernel_image(content: bytes) -> bytes:
