@@ -203,11 +203,17 @@ def test_options_that_make_no_sense(options, capsys):
     capsys.readouterr()
 
 
+def interruptible() -> None:
+    """Take Ctrl-C as usual: a shell's background job, and all it starts, ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize(("why", "code"), [("interrupt", 130), ("silence", 1), ("stuck", 1)])
 def test_what_was_measured_survives_what_ends_it(policy, quick, board, tmp_path, capsys, why, code):
     table = tmp_path / "power.csv"
     monkey = board.server._service
     count = 0
+    interruptible()
 
     def failing():
         nonlocal count
@@ -245,7 +251,12 @@ def test_ctrl_c_in_the_first_window_keeps_the_readings(policy, tmp_path):
     arguments = [sys.executable, "-m", "host.power", "--cpu", "--policy", tmp_path / "policy.safetensors"]
     arguments += ["--meter", f"csv:{supply}", "--csv", table, "--json", out]
     process = subprocess.Popen(
-        [str(argument) for argument in arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [str(argument) for argument in arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=interruptible,
     )
     deadline = time.monotonic() + 60
     while not table.exists() or len(table.read_text().splitlines()) < 4:

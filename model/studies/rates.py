@@ -65,7 +65,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
     left.yaxis.set_major_formatter("{x:.3g}")
     _over_rates(right, rows, "return", "return")
     plots.say_if_missing(right, rows, "return")
-    right.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    right.legend(*left.get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def _over_rates(axes: Axes, rows: list[Row], value: str, label: str) -> None:

@@ -26,8 +26,8 @@ from host.board import circuit, pynq_bus
 from host.board.bitstream import Bitstream, BitstreamError, kernel_image
 from host.board.mapped import MappedBus
 from host.board.messages import TOKEN_VARIABLE
-from host.board.power import read_power
 from host.board.pynq_driver import VLNV, Spikeloop
+from host.board.rails import open_rails
 from host.board.server import BoardServer
 from host.board.service import BoardService
 from host.board.zynq import FAMILIES, open_board
@@ -304,7 +304,7 @@ def test_the_notebook_runs_on_a_board(bit, board, tmp_path, monkeypatch, capsys)
 
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
-    monkeypatch.setattr(devices, "read_power", functools.partial(read_power, sensors(tmp_path)))
+    monkeypatch.setattr(devices, "open_rails", functools.partial(open_rails, root=sensors(tmp_path)))
     monkeypatch.setenv("SPIKELOOP_DEVICE", f"--board --bus pynq --bitstream {bit}")
     monkeypatch.chdir(NOTEBOOK.parent)  # as Jupyter does
     cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
