@@ -315,5 +315,5 @@ def test_the_notebook_runs_on_a_board(bit, board, tmp_path, monkeypatch, capsys)
     text = capsys.readouterr().out
     assert "deciding on a board: pynq at 0xa0000000" in text
     assert "120 action words equal the golden network's, 0 differ" in text
-    assert "ina226 12V: 14,035 mW idle, 14,035 mW deciding, on a board" in text
+    assert "ina226 ina226-hwmon0/1: 14,035 mW idle, 14,035 mW deciding, on a board" in text
     assert len(shown) == 1
