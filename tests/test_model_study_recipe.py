@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The studies of how to train: the recipe, the price of weight rows, the hidden previous action."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,9 @@ from model.data.tasks import find
 from model.deployed.geometry import TINY
 from model.studies import dropout, recipe
 from model.studies import rows as rows_study
-from model.studies.runs import Bench, Budget
+from model.studies.runs import Bench, Budget, Run
 from model.training.checkpoint import Checkpoint
+from model.training.config import TrainConfig
 from tests import swing
 
 torch.set_num_threads(1)
@@ -90,3 +92,22 @@ def test_rows_fall_with_their_cost_at_every_width(bench: Bench, monkeypatch: pyt
         if (run := Checkpoint.load(path)).config.norm_freeze
     }
     assert torch.equal(starts[3.0, 4]["embed.linear.weight"], starts[3.0, 2]["embed.linear.weight"])
+
+
+def test_what_another_process_trains_is_left_to_it_and_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (TrainConfig(geometry=TINY, length=16, steps=10, quant_steps=0, seed=seed) for seed in (0, 1))
+    folder, order = bench.folder(first), []
+    folder.mkdir(parents=True)
+    with (folder / "lock").open("w") as lock:  # as the other process holds it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def train(_: Bench, run: Run, prepare: object) -> None:
+            order.append(run.config.seed)
+            run.file.touch()
+            lock.close()  # the other process ends
+
+        monkeypatch.setattr(Bench, "_train", train)
+        bench.train([first, second])
+    assert order == [1, 0]
