@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from host.check import BEHIND
 from model.deployed.artifact import Policy
 from model.deployed.golden import GoldenNetwork, Trace
 
 Counts = NDArray[np.uint8]
-
-AT_A_TIME = 64
-"""Decisions that go through the golden network together."""
 
 
 class Activity:
@@ -35,8 +33,8 @@ class Activity:
         """Return the activity of an episode from its tokens."""
         network, activity = GoldenNetwork(policy), cls()
         with threadpool_limits(1, user_api="blas"):
-            for start in range(0, len(tokens), AT_A_TIME):
-                activity._add(network.decide_all(np.stack(tokens[start : start + AT_A_TIME])))
+            for start in range(0, len(tokens), BEHIND):
+                activity._add(network.decide_all(np.stack(tokens[start : start + BEHIND])))
         return activity
 
     def _add(self, trace: Trace) -> None:

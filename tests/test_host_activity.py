@@ -3,7 +3,8 @@
 
 import numpy as np
 
-from host.activity import AT_A_TIME, Activity
+from host.activity import Activity
+from host.check import BEHIND
 from model.deployed.geometry import TINY
 from model.deployed.golden import GoldenNetwork
 from model.deployed.random_policy import random_policy, random_tokens
@@ -11,7 +12,7 @@ from model.deployed.random_policy import random_policy, random_tokens
 
 def test_activity_counts_every_spike_of_every_decision() -> None:
     policy = random_policy(TINY, 3)
-    tokens = list(random_tokens(policy, AT_A_TIME + 9, 0))
+    tokens = list(random_tokens(policy, BEHIND + 9, 0))
     activity, network = Activity.replay(policy, tokens), GoldenNetwork(policy)
     layers = range(TINY.layers)
     for number, token in enumerate(tokens):

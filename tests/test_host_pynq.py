@@ -2,7 +2,6 @@
 """The real pynq, both versions, each in an environment of its own: tests/on_pynq/checks.py is run there."""
 
 import os
-import platform
 import re
 import runpy
 import subprocess
@@ -21,6 +20,8 @@ from bitstreams.reports import Timing
 from host.board.bitstream import SYNC_WORD
 from host.verilated import library
 from model.deployed.geometry import TINY
+from tests.board_files import bit_file
+from tests.trapped_window import on_x86
 
 ROOT = Path(__file__).resolve().parent.parent
 CHECKS = ROOT / "tests" / "on_pynq" / "checks.py"
@@ -29,16 +30,6 @@ FOREIGN = ("ignore:Pynq does not support the CPU Architecture", "ignore:pkg_reso
 """What pynq says when it is imported here; any other warning is an error."""
 
 OPTIONS = ("-q", "-p", "no:cacheprovider", *(word for warning in FOREIGN for word in ("-W", warning)))
-
-on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="accesses are caught by x86's single steps")
-
-
-def bit_file(payload):
-    """Return a .bit file as the tools write it: fields of the header, then the configuration."""
-    fields = ((b"a", b"top;UserID=0XFFFFFFFF"), (b"b", b"7z020clg400"), (b"c", b"2026/11/25"), (b"d", b"01:02:03"))
-    head = bytes.fromhex("00090ff00ff00ff00ff0000001")
-    head += b"".join(key + (len(text) + 1).to_bytes(2, "big") + text + b"\0" for key, text in fields)
-    return head + b"e" + len(payload).to_bytes(4, "big") + payload
 
 
 def as_vivado_writes(text):

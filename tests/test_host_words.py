@@ -3,7 +3,6 @@
 
 import ctypes
 import mmap
-import platform
 
 import numpy as np
 import pytest
@@ -17,11 +16,10 @@ from host.verilated import library
 from hw.registers import WINDOW_BYTES, offsets
 from model.deployed.geometry import TINY
 from model.deployed.random_policy import random_policy, random_tokens
-from tests.trapped_window import TrappedWindow
+from tests.trapped_window import TrappedWindow, on_x86
 
 AT = offsets(TINY)
 
-on_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="accesses are caught by x86's single steps")
 both_paths = pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "python"])
 
 
