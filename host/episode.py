@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """One episode: the loop over an environment, and the record of it."""
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable
@@ -70,43 +71,31 @@ def fly(
     """
     observation, _ = environment.reset(seed=episode.seed)
     agent.begin()
-    if check:
-        check.begin()
     try:
-        _loop(episode, observation, environment, agent, accelerator, check, on_step)
+        with contextlib.ExitStack() as at_end:
+            if check:
+                check.begin()
+                at_end.callback(check.finish)
+            while not (episode.terminated or episode.truncated):
+                start = time.perf_counter()
+                asked = agent.return_to_go
+                action = agent.act(observation)
+                assert agent.decision is not None
+                if check:
+                    check.add(agent.token, agent.decision, accelerator.signatures())
+                counters = accelerator.counters()
+                seen = observation
+                observation, reward, episode.terminated, episode.truncated, _ = environment.step(action)
+                agent.reward(float(reward))
+                episode.steps.append(
+                    Step(seen, agent.token, agent.decision, counters, agent.action, asked, float(reward))
+                )
+                episode.total += float(reward)
+                episode.seconds += time.perf_counter() - start
+                on_step(episode)
     except Difference:
         episode.mismatches += 1
         raise
     finally:
         if check:
             episode.checked_actions = check.compared
-
-
-def _loop(
-    episode: Episode,
-    observation: NDArray[Any],
-    environment: gymnasium.Env[Any, Any],
-    agent: Agent,
-    accelerator: Driver,
-    check: GoldenCheck | None,
-    on_step: Callable[[Episode], None],
-) -> None:
-    try:
-        while not (episode.terminated or episode.truncated):
-            start = time.perf_counter()
-            asked = agent.return_to_go
-            action = agent.act(observation)
-            assert agent.decision is not None
-            if check:
-                check.add(agent.token, agent.decision, accelerator.signatures())
-            counters = accelerator.counters()
-            seen = observation
-            observation, reward, episode.terminated, episode.truncated, _ = environment.step(action)
-            agent.reward(float(reward))
-            episode.steps.append(Step(seen, agent.token, agent.decision, counters, agent.action, asked, float(reward)))
-            episode.total += float(reward)
-            episode.seconds += time.perf_counter() - start
-            on_step(episode)
-    finally:
-        if check:
-            check.finish()

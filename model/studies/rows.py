@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from model.cost.account import measure as account
 from model.cost.subject import Subject
+from model.scores.suites import SPIKING
 from model.studies import plots
-from model.studies.recipe import AVERAGED, FROZEN
 from model.studies.runs import Bench, Row, Run, Study, branch
 from model.training.config import TrainConfig
 from model.training.deployment import export
@@ -25,7 +25,7 @@ TOKENS = 100
 def measure(bench: Bench) -> list[Row]:
     """Train every row cost for each seed, fine-tune to every width, score the artifacts on the golden network."""
     budget = bench.budget
-    floats = bench.train(bench.each_seed([{"row_cost": cost} for cost in ROW_COSTS], **FROZEN, **AVERAGED))
+    floats = bench.train(bench.each_seed([{"row_cost": cost} for cost in ROW_COSTS], **SPIKING))
     origin = {(run.config.row_cost, run.config.seed): run for run in floats}
 
     def prepare(config: TrainConfig, folder: Path) -> None:
@@ -40,7 +40,7 @@ def measure(bench: Bench) -> list[Row]:
         for bits in BITS
         for cost in ROW_COSTS
     ]
-    return [_row(bench, run) for run in bench.train(bench.each_seed(variants, **FROZEN, **AVERAGED), prepare)]
+    return [_row(bench, run) for run in bench.train(bench.each_seed(variants, **SPIKING), prepare)]
 
 
 def _row(bench: Bench, run: Run) -> Row:
