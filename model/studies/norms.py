@@ -6,7 +6,7 @@ import dataclasses
 from matplotlib.figure import Figure
 
 from model.studies import plots
-from model.studies.runs import Bench, Row, Study, relate
+from model.studies.runs import Bench, Row, Study, flown, relate
 
 NORM_VARIANTS = {
     "PTBN": {"norm": "ptbn"},
@@ -32,16 +32,7 @@ def compare(bench: Bench, variants: dict[str, Row]) -> list[Row]:
     labels = [label for label in variants for _ in range(bench.budget.seeds)]
     rows = []
     for label, run, score in zip(labels, runs, bench.score_all(runs), strict=True):
-        rows.append(
-            {
-                "variant": label,
-                "seed": run.config.seed,
-                "validation_loss": run.loss,
-                "return": score["mean_return"],
-                "normalised": score["normalised_score"],
-                "curve": run.curve(),
-            }
-        )
+        rows.append(flown(label, run, score) | {"curve": run.curve()})
     relate(rows, "variant")
     return rows
 

@@ -7,7 +7,7 @@ Every variant departs from the first in one thing; the last ones put together wh
 from matplotlib.figure import Figure
 
 from model.studies import plots
-from model.studies.runs import Bench, Row, Study, relate
+from model.studies.runs import Bench, Row, Study, flown, relate
 
 FROZEN: Row = {"norm_freeze": 1 / 3}
 AVERAGED: Row = {"average": 0.995}
@@ -45,17 +45,8 @@ def measure(bench: Bench) -> list[Row]:
     labels = [label for label in VARIANTS for _ in range(bench.budget.seeds)]
     rows = []
     for label, run, score in zip(labels, runs, bench.score_all(runs), strict=True):
-        rows.append(
-            {
-                "variant": label,
-                "seed": run.config.seed,
-                "validation_loss": run.loss,
-                "return": score["mean_return"],
-                "episode_std": score["std_return"],
-                "normalised": score["normalised_score"],
-                "return_low": bench.score(run.file, low)["mean_return"],
-            }
-        )
+        more = {"episode_std": score["std_return"], "return_low": bench.score(run.file, low)["mean_return"]}
+        rows.append(flown(label, run, score) | more)
     relate(rows, "variant")
     return rows
 

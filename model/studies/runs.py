@@ -206,6 +206,17 @@ def branch(run: Run, config: TrainConfig, folder: Path) -> None:
     dataclasses.replace(saved, config=config).save(folder / "checkpoint.pt")
 
 
+def flown(variant: str, run: Run, score: dict[str, Any]) -> Row:
+    """Return what every study of variants says of a run. score : of `Bench.score`."""
+    return {
+        "variant": variant,
+        "seed": run.config.seed,
+        "validation_loss": run.loss,
+        "return": score["mean_return"],
+        "normalised": score["normalised_score"],
+    }
+
+
 def summed_up(rows: Sequence[Row], keys: Sequence[str], values: Sequence[str]) -> list[Row]:
     """Return one row per combination of `keys`, in order of appearance: each value's mean, and its deviation over rows.
 
