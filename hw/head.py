@@ -11,13 +11,6 @@ from hw.passes import steps_layout
 from model.deployed.geometry import Geometry
 
 
-def _tree(terms: list[ValueLike]) -> ValueLike:
-    """Return the sum of terms, added in pairs: one after the other they become one long cascade of multipliers."""
-    while len(terms) > 1:
-        terms = [Value.cast(terms[at]) + terms[at + 1] for at in range(0, len(terms) - 1, 2)] + terms[len(terms) & ~1 :]
-    return terms[0]
-
-
 class Head(wiring.Component):
     """Compute `table[clip(floor((W sum_t x[t] + bias) / 2**shift) + entries/2)]` per action.
 
@@ -121,7 +114,7 @@ class Head(wiring.Component):
             with m.If(valids[0]):
                 m.d.sync += products[c].eq(weight * operand[c])
         with m.If(valids[1]):
-            m.d.sync += partial.eq(_tree([products[c] for c in range(g.group)]))
+            m.d.sync += partial.eq(tree([products[c] for c in range(g.group)]))
         with m.If(valids[2]):
             m.d.sync += total.eq(Mux(sides[2].first, 0, total) + partial)
 
