@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.bus import Words
-from hw.memory_map import PASSES, Section, channel_bits, memory_map
+from hw.memory_map import Section, channel_bits, memory_map, passes
 from model.deployed.geometry import Geometry
 
 if TYPE_CHECKING:  # a board server loads images, and reads no artifacts
@@ -58,7 +58,7 @@ def _channel_spans(g: Geometry) -> Iterator[tuple[slice, str | None, str]]:
     yield slice(0, 1), "embed.bias", "embed.shift"
     start = 1
     for layer in range(g.layers):
-        for part in PASSES:
+        for part in passes(g):
             at, stop = f"layer{layer}.{part}", start + (g.mlp_ratio if part == "fc1" else 1)
             second = f"{at}.shift" if part in ("proj", "fc2") else f"{at}.threshold"
             yield slice(start, stop), None if part == "window" else f"{at}.bias", second
@@ -68,7 +68,7 @@ def _channel_spans(g: Geometry) -> Iterator[tuple[slice, str | None, str]]:
 def _weight_blocks(g: Geometry) -> Iterator[tuple[str, int]]:
     """Yield (tensor name, rows it takes) in the order of the weight rows."""
     for layer in range(g.layers):
-        for part in PASSES:
+        for part in passes(g):
             if part != "window":
                 yield f"layer{layer}.{part}.weight", g.d_mlp if part in ("fc1", "fc2") else g.d_model
 
@@ -89,8 +89,9 @@ def pack(policy: "Policy") -> PolicyImage:
             blocks.append(weight.T)
     rows["weights"] = np.concatenate(blocks)
 
-    taps = np.stack([t[f"layer{layer}.window.weight"].T for layer in range(g.layers)])  # [layers, window, d_model]
-    rows["taps"] = taps.reshape(-1, g.group)
+    if "taps" in sections:
+        taps = np.stack([t[f"layer{layer}.window.weight"].T for layer in range(g.layers)])  # [layers, window, d_model]
+        rows["taps"] = taps.reshape(-1, g.group)
 
     bias = np.zeros((1 + g.layers * g.passes_per_layer, d), np.int64)
     second = np.zeros_like(bias)  # threshold or shift
@@ -169,9 +170,10 @@ def unpack(g: Geometry, sections: Mapping[str, Words], registers: Mapping[str, i
         else:
             tensors[name] = block.T
 
-    taps = fields("taps").reshape(g.layers, g.window, d)
-    for layer in range(g.layers):
-        tensors[f"layer{layer}.window.weight"] = taps[layer].T
+    if "taps" in memory:
+        taps = fields("taps").reshape(g.layers, g.window, d)
+        for layer in range(g.layers):
+            tensors[f"layer{layer}.window.weight"] = taps[layer].T
 
     channels = fields("channels", signed=False).reshape(-1, d)
     low = channels & ((1 << g.bias_bits) - 1)

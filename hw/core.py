@@ -11,7 +11,7 @@ from hw.embed import Embedding
 from hw.head import Head
 from hw.lanes import LaneArray
 from hw.memory import load_port
-from hw.memory_map import memory_map
+from hw.memory_map import attention_sections, memory_map
 from hw.passes import Kind
 from hw.registers import ROW_UNITS, UNITS
 from hw.residual import ResidualStore
@@ -19,6 +19,9 @@ from hw.sequencer import Sequencer
 from hw.walker import RowWalker
 from hw.window import PssaWindow
 from model.deployed.geometry import Geometry
+
+ATTENTIONS = {"pssa": PssaWindow}
+"""The unit of each `Geometry.attention` that has a circuit."""
 
 
 class DecisionCore(wiring.Component):
@@ -53,7 +56,7 @@ class DecisionCore(wiring.Component):
                 "actions": Out(data.ArrayLayout(signed(16), g.action_size)),
                 "signatures": Out(data.ArrayLayout(32, g.signatures)),
                 "saturations": Out(32),
-                "tokens": Out(range(g.window + 1)),
+                "tokens": Out(range(g.reach + 2)),
                 "cycles": Out(32),
                 "stalls": Out(32),
                 "unit_cycles": Out(data.ArrayLayout(32, len(UNITS))),
@@ -71,7 +74,7 @@ class DecisionCore(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(g)
         m.submodules.walker = walker = RowWalker(g, drain_cycles)
         m.submodules.lanes = lanes = LaneArray(g)
-        m.submodules.window = window = PssaWindow(g, NeuronBank.latency(g))
+        m.submodules.window = window = ATTENTIONS[g.attention](g, NeuronBank.latency(g))
         m.submodules.bank = bank = NeuronBank(g)
         m.submodules.residual = residual = ResidualStore(g)
         m.submodules.embed = embed = Embedding(g)
@@ -107,11 +110,12 @@ class DecisionCore(wiring.Component):
             (self.head_bias, head, head.load_bias),
             (self.table, head, head.load_table),
             (self.residual, residual, residual.probe),
-            (self.taps, window, window.load_taps),
-            (self.ring, window, window.probe),
+            *((getattr(self, name), window, getattr(window, name)) for name in attention_sections(g)),
         ):
             wiring.connect(m, wiring.flipped(port), inner)
             m.d.comb += unit.busy.eq(self.busy)
+
+        last_projection = Kind[g.projections[-1].upper()]
 
         # Spikes in a circle: sequencer, walker, lanes, bank, and back
         wiring.connect(m, sequencer.groups, walker.groups)
@@ -119,7 +123,7 @@ class DecisionCore(wiring.Component):
             lanes.fetch.eq(walker.fetch),
             lanes.fetch_valid.eq(walker.fetch_valid),
             sequencer.window_ready.eq(window.ready),
-            window.drained.eq(lanes.o_valid & lanes.o_last & (lanes.o_info.kind == Kind.QUERY)),
+            window.drained.eq(lanes.o_valid & lanes.o_last & (lanes.o_info.kind == last_projection)),
         ]
         with m.If(embed.o_valid):
             m.d.comb += [

@@ -48,18 +48,40 @@ def channel_bits(g: Geometry) -> int:
     return g.bias_bits + level_bits(g)
 
 
+def _attention_shapes(g: Geometry) -> tuple[tuple[str, int, int, bool, str], ...]:
+    """Return name, rows, row_bits, writable and doc of each memory of the geometry's attention."""
+    return {
+        "pssa": (
+            (
+                "taps",
+                g.layers * g.window * g.groups,
+                g.group * g.weight_bits,
+                True,
+                "window taps: layer by layer, newest token first; a row per group",
+            ),
+            (
+                "ring",
+                g.layers * g.window * g.groups,
+                g.group * g.steps,
+                False,
+                "probe: k AND v spikes; slot by slot of each layer, a row per group, channel by channel, step by step",
+            ),
+        ),
+    }[g.attention]
+
+
+def attention_sections(g: Geometry) -> tuple[str, ...]:
+    """Return the names of the sections that lie in the attention unit."""
+    return tuple(shape[0] for shape in _attention_shapes(g))
+
+
 def memory_map(g: Geometry) -> dict[str, Section]:
     """Return the sections by name, in page order. Raises `GeometryError` where there is no circuit of that geometry."""
     g.require_circuit()
+    attention = _attention_shapes(g)
     shapes = (
         ("weights", g.weight_rows, g.d_model * g.weight_bits, True, "weight rows in the order of the passes"),
-        (
-            "taps",
-            g.layers * g.window * g.groups,
-            g.group * g.weight_bits,
-            True,
-            "window taps: layer by layer, newest token first; a row per group",
-        ),
+        *(shape for shape in attention if shape[3]),
         (
             "channels",
             (1 + g.layers * g.passes_per_layer) * g.groups,
@@ -90,13 +112,7 @@ def memory_map(g: Geometry) -> dict[str, Section]:
             False,
             "probe: residual membranes; channel by channel, step by step",
         ),
-        (
-            "ring",
-            g.layers * g.window * g.groups,
-            g.group * g.steps,
-            False,
-            "probe: k AND v spikes; slot by slot of each layer, a row per group, channel by channel, step by step",
-        ),
+        *(shape for shape in attention if not shape[3]),
     )
     sections: dict[str, Section] = {}
     page = 0
@@ -107,7 +123,9 @@ def memory_map(g: Geometry) -> dict[str, Section]:
     return sections
 
 
-PASSES = ("key", "value", "query", "window", "proj", "fc1", "fc2")
-"""Order of the uses of the neuron bank in a layer; fc1 stands for mlp_ratio passes of d_model outputs each.
+def passes(g: Geometry) -> tuple[str, ...]:
+    """Return the uses of the neuron bank in a layer, in order; fc1 stands for mlp_ratio passes of d_model outputs each.
 
-All but the window's run through the lane array and have weight rows."""
+    All but the window's, which is the attention's, run through the lane array and have weight rows.
+    """
+    return (*g.projections, "window", "proj", "fc1", "fc2")

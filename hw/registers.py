@@ -109,7 +109,7 @@ def register_table(g: Geometry) -> tuple[Register, ...]:
             "threshold of the neurons at a block's entry",
             idle_only=True,
         ),
-        Register("TOKENS", 0x034, "RO", g.window.bit_length(), "tokens of this episode in the window, saturating"),
+        Register("TOKENS", 0x034, "RO", (g.reach + 1).bit_length(), "tokens of this episode in the window, saturating"),
         Register("TOTAL_DECISIONS", 0x040, "RO", 32, "decisions since the last soft reset, at the last SNAPSHOT"),
         Register("TOTAL_CYCLES_LOW", 0x044, "RO", 32, "busy cycles since then, low word, at the last SNAPSHOT"),
         Register("TOTAL_CYCLES_HIGH", 0x048, "RO", 32, "high word"),

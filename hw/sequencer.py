@@ -5,7 +5,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.memory_map import PASSES
+from hw.memory_map import passes
 from hw.passes import Kind, pass_layout, spikes_layout
 from hw.walker import group_layout
 from model.deployed.geometry import Geometry
@@ -56,6 +56,7 @@ class Sequencer(wiring.Component):
         g = self.geometry
         hidden_groups = g.groups * g.mlp_ratio
         attention_base, hidden_base = g.groups, 2 * g.groups
+        last_projection = Kind[g.projections[-1].upper()]
 
         # Keep spikes, count what is there
         m.submodules.spikes = spikes = memory.Memory(
@@ -84,14 +85,14 @@ class Sequencer(wiring.Component):
         # The pass in turn: what it reads, how much of it, whether the next group is there
         running = Signal()
         layer = Signal(range(g.layers))
-        step = Signal(range(len(PASSES) + g.mlp_ratio))
+        step = Signal(range(g.passes_per_layer))
         number = Signal(range(1 + g.layers * g.passes_per_layer))
         group = Signal(range(hidden_groups))
         row = Signal(range(g.weight_rows + 1))
         kind, part = Signal(Kind), Signal(range(g.mlp_ratio))
         available, last_group = Signal(), Signal()
         order = []
-        for name in PASSES:
+        for name in passes(g):
             if name == "window":
                 continue
             repeat = g.mlp_ratio if name == "fc1" else 1
@@ -139,7 +140,7 @@ class Sequencer(wiring.Component):
             # a pass that refills a region starts after the last reader of the old spikes was fed
             with m.If(group == 0):
                 with m.Switch(kind):
-                    with m.Case(Kind.QUERY):
+                    with m.Case(last_projection):
                         m.d.sync += attention_count.eq(0)
                     with m.Case(Kind.PROJ, Kind.FC2):
                         m.d.sync += entry_count.eq(0)
@@ -147,8 +148,8 @@ class Sequencer(wiring.Component):
                         with m.If(part == 0):
                             m.d.sync += hidden_count.eq(0)
             with m.If(last_group):
-                # the window's channel parameters lie between the queries' and the projection's
-                m.d.sync += [group.eq(0), step.eq(step + 1), number.eq(number + Mux(kind == Kind.QUERY, 2, 1))]
+                # the window's channel parameters lie between those of the last projection and proj
+                m.d.sync += [group.eq(0), step.eq(step + 1), number.eq(number + Mux(kind == last_projection, 2, 1))]
                 with m.If(step == len(order) - 1):
                     m.d.sync += [step.eq(0), layer.eq(layer + 1)]
                     with m.If(layer == g.layers - 1):

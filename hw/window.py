@@ -3,11 +3,11 @@
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
-from amaranth.lib.wiring import In, Out
 
-from hw.memory import PolicyMemory, load_port
-from hw.memory_map import PASSES, memory_map
-from hw.passes import Kind, pass_layout, spikes_layout, steps_layout
+from hw.attention import attention_members, ring_slot
+from hw.memory import PolicyMemory
+from hw.memory_map import memory_map, passes
+from hw.passes import Kind, spikes_layout, steps_layout
 from model.deployed.geometry import Geometry
 
 
@@ -26,15 +26,9 @@ class PssaWindow(wiring.Component):
 
     Members
     -------
-    new_episode : forget all tokens
-    start : a decision begins
-    advance : a decision is over, its token becomes the previous one
-    tokens : tokens of the episode before this decision's, saturating at S
-    ready : the older taps of this layer are summed: values may come
-    i_valid, i_group, i_info, i : spikes of KEY, VALUE and QUERY passes from the neuron bank, a group at a time
-    drained : the last queries enter the neuron bank
-    o_valid, o_group, o_last, o_info, o : gated sums for the neuron bank, a group a cycle
-    load_taps, probe, busy : policy loading, and read-only access to the ring
+    taps, ring : policy loading, and read-only access to the ring
+    ready : the older taps of this layer are summed
+    and those of `attention_members`
 
     Timing
     ------
@@ -46,30 +40,7 @@ class PssaWindow(wiring.Component):
     def __init__(self, geometry: Geometry, bank_latency: int) -> None:
         self.geometry = geometry
         self.bank_latency = bank_latency
-        g = geometry
-        sections = memory_map(g)
-        super().__init__(
-            {
-                "new_episode": In(1),
-                "start": In(1),
-                "advance": In(1),
-                "tokens": Out(range(g.window + 1)),
-                "ready": Out(1),
-                "i_valid": In(1),
-                "i_group": In(range(g.groups)),
-                "i_info": In(pass_layout(g)),
-                "i": In(spikes_layout(g, g.group)),
-                "drained": In(1),
-                "o_valid": Out(1),
-                "o_group": Out(range(g.groups)),
-                "o_last": Out(1),
-                "o_info": Out(pass_layout(g)),
-                "o": Out(steps_layout(g, g.window_bits)).array(g.group),
-                "load_taps": In(load_port(sections["taps"])),
-                "probe": In(load_port(sections["ring"])),
-                "busy": In(1),
-            }
-        )
+        super().__init__(attention_members(geometry))
 
     def elaborate(self, platform):
         m = Module()
@@ -77,13 +48,7 @@ class PssaWindow(wiring.Component):
         group_bits = g.group * g.steps
 
         # Which slot of a ring holds which token
-        slot = Signal(range(g.window))
-        with m.If(self.advance):
-            m.d.sync += slot.eq(Mux(slot == g.window - 1, 0, slot + 1))
-            with m.If(self.tokens != g.window):
-                m.d.sync += self.tokens.eq(self.tokens + 1)
-        with m.If(self.new_episode):
-            m.d.sync += [slot.eq(0), self.tokens.eq(0)]
+        slot = ring_slot(m, self)
 
         # Keys and queries wait for their partners
         stores = {}
@@ -116,10 +81,10 @@ class PssaWindow(wiring.Component):
             m.d.sync += [gathering.eq(1), tap.eq(1), group.eq(0), layer.eq(Mux(self.start, 0, layer + 1))]
 
         # Look up tap and spikes: of an older token, or of the values that just came
-        m.submodules.taps = taps = PolicyMemory(memory_map(g)["taps"])
-        m.submodules.ring = ring = memory.Memory(shape=group_bits, depth=g.layers * g.window * g.groups, init=[])
+        m.submodules.tap_store = taps = PolicyMemory(memory_map(g)["taps"])
+        m.submodules.ring_store = ring = memory.Memory(shape=group_bits, depth=g.layers * g.window * g.groups, init=[])
         write, read = ring.write_port(), ring.read_port()
-        wiring.connect(m, wiring.flipped(self.load_taps), taps.load)
+        wiring.connect(m, wiring.flipped(self.taps), taps.load)
         holder = Signal(range(g.window))
         word_bits = (memory_map(g)["ring"].stride - 1).bit_length()
         word = Signal(max(1, word_bits))
@@ -134,11 +99,11 @@ class PssaWindow(wiring.Component):
             write.data.eq(both),
             write.en.eq(value_valid),
             read.addr.eq(
-                Mux(self.busy, (layer * g.window + holder) * g.groups + group, self.probe.address >> word_bits)
+                Mux(self.busy, (layer * g.window + holder) * g.groups + group, self.ring.address >> word_bits)
             ),
-            self.probe.read_data.eq(read.data >> (word << 5)),
+            self.ring.read_data.eq(read.data >> (word << 5)),
         ]
-        m.d.sync += word.eq(self.probe.address[:word_bits])
+        m.d.sync += word.eq(self.ring.address[:word_bits])
 
         # Add
         side = data.StructLayout({"group": range(g.groups), "first": 1, "last": 1, "value": 1, "absent": 1})
@@ -188,7 +153,7 @@ class PssaWindow(wiring.Component):
                 m.d.sync += emitting.eq(0)
         with m.If(delay):
             m.d.sync += [emitting.eq(1), self.o_group.eq(0)]
-        position = 1 + PASSES.index("window")
+        position = 1 + passes(g).index("window")
         m.d.comb += [
             stores[Kind.QUERY].addr.eq(self.o_group),
             self.o_valid.eq(emitting),

@@ -6,7 +6,7 @@ import numpy as np
 from host.policy_image import pack
 from hw.bank import NeuronBank
 from hw.lif import LifNeuron
-from hw.memory_map import PASSES, memory_map
+from hw.memory_map import memory_map, passes
 from hw.passes import Kind
 from model.deployed import golden
 from model.deployed.geometry import Geometry
@@ -44,7 +44,7 @@ async def window(unit: Ports, g: Geometry, rng: np.random.Generator, stall: floa
     policy = random_policy(g, int(rng.integers(1 << 30)))
     taps = [policy.tensors[f"layer{layer}.window.weight"].astype(np.int64) for layer in range(g.layers)]
     unit.set("busy", 0)
-    await load(unit, "load_taps", pack(policy).sections["taps"])
+    await load(unit, "taps", pack(policy).sections["taps"])
     latency, compared, outputs = NeuronBank.latency(g), 0, []
 
     async def send(kind: Kind, layer: int, spikes: np.ndarray) -> None:
@@ -93,7 +93,7 @@ async def window(unit: Ports, g: Geometry, rng: np.random.Generator, stall: floa
                     if unit.get("o_valid"):
                         group, info = unit.get("o_group"), unit.get("o_info")
                         assert (info.kind, info.layer) == (Kind.WINDOW, layer)
-                        assert info.number == 1 + layer * g.passes_per_layer + PASSES.index("window")
+                        assert info.number == 1 + layer * g.passes_per_layer + passes(g).index("window")
                         assert unit.get("o_last") == (group == g.groups - 1)
                         received.append(group)
                         found = np.array([list(channel) for channel in unit.get("o")]).T
@@ -107,7 +107,7 @@ async def window(unit: Ports, g: Geometry, rng: np.random.Generator, stall: floa
             unit.set("advance", 0)
             unit.set("busy", 0)
             section = memory_map(g)["ring"]
-            words = np.array(await read(unit, "probe", section.rows * section.stride), np.uint64)
+            words = np.array(await read(unit, "ring", section.rows * section.stride), np.uint64)
             rows = words.reshape(section.rows, section.stride)[:, : section.words]
             for layer in range(g.layers):
                 slot = token % g.window
@@ -141,7 +141,7 @@ async def bank(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float)
     order = [(Kind.EMBED, 0, 0, 0)]
     for layer in range(g.layers):
         number = 1 + layer * g.passes_per_layer
-        for name in PASSES:
+        for name in passes(g):
             for part in range(g.mlp_ratio if name == "fc1" else 1):
                 order.append((Kind[name.upper()], layer, part, number))
                 number += 1

@@ -4,7 +4,7 @@
 import numpy as np
 
 from hw.lanes import LaneArray
-from hw.memory_map import PASSES, memory_map
+from hw.memory_map import memory_map, passes
 from hw.passes import Kind
 from model.deployed.geometry import Geometry
 from sim.ports import Ports
@@ -23,7 +23,7 @@ async def sequencer(unit: Ports, g: Geometry, rng: np.random.Generator, stall: f
         row, returns = 0, {}
         for layer in range(g.layers):
             number = 1 + layer * g.passes_per_layer
-            for name in PASSES:
+            for name in passes(g):
                 kind = Kind[name.upper()]
                 if name == "window":
                     number += 1
