@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.bank import NeuronBank
 from hw.counters import DecisionCounters
+from hw.dynamics import LrfDynamics
 from hw.embed import Embedding
 from hw.head import Head
 from hw.lanes import LaneArray
@@ -20,7 +21,7 @@ from hw.walker import RowWalker
 from hw.window import PssaWindow
 from model.deployed.geometry import Geometry
 
-ATTENTIONS = {"pssa": PssaWindow}
+ATTENTIONS = {"pssa": PssaWindow, "lrf-dyn": LrfDynamics}
 """The unit of each `Geometry.attention` that has a circuit."""
 
 
@@ -209,7 +210,7 @@ class DecisionCore(wiring.Component):
             counters.waiting.eq(walker.idle),
             counters.fetch.eq(walker.fetch),
             counters.fetch_valid.eq(walker.fetch_valid),
-            self.saturations.eq(residual.saturations),
+            self.saturations.eq(residual.saturations + window.saturations),
             self.cycles.eq(counters.cycles),
             self.stalls.eq(counters.stalls),
             self.unit_cycles.eq(counters.unit_cycles),

@@ -7,8 +7,8 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.adders import count_ones, sum_in_pairs
 from hw.passes import steps_layout
-from hw.sums import tree
 from model.deployed.geometry import Geometry
 
 
@@ -50,6 +50,15 @@ def outcomes_layout(g: Geometry) -> data.StructLayout:
     current = steps_layout(g, g.readout_bits)
     more = steps_layout(g, g.dendrites.bit_length() + 1)
     return data.StructLayout({"silent": current, "value": current, "both": current, "more_clipped": more})
+
+
+def later(m: Module, value: Value, name: str, cycles: int = 1) -> Value:
+    """Return a value some cycles later; it is not reset."""
+    for cycle in range(cycles):
+        register = Signal(value.shape(), name=f"{name}_{cycle}", reset_less=True)
+        m.d.sync += register.eq(value)
+        value = register
+    return value
 
 
 class Dendrites(wiring.Component):
@@ -103,22 +112,23 @@ class Dendrites(wiring.Component):
         parameters = [self.parameters.dendrites[i] for i in each]
 
         # Cycle 1 takes state and parameters over; each parameter goes along up to the cycle that needs it
-        decay = [_later(m, parameters[i].decay, f"decay{i}") for i in each]
+        decay = [later(m, parameters[i].decay, f"decay{i}") for i in each]
         upper, lower, readout = (
-            [_Code.of(m, parameters[i][name], f"{name}{i}") for i in each] for name in ("upper", "lower", "readout")
+            [_Code.of(parameters[i][name], f"{name}{i}") for i in each] for name in ("upper", "lower", "readout")
         )
-        couplings = [(upper[i].later(m, 1), lower[i].later(m, 1)) for i in each]
-        gain = [_later(m, parameters[i].gain, f"gain{i}", 3) for i in each]
+        couplings = [_Coupling(m, i, i + 1, upper[i]) for i in each[:-1]]
+        couplings += [_Coupling(m, i, i - 1, lower[i]) for i in each[1:]]
+        gain = [later(m, parameters[i].gain, f"gain{i}", 3) for i in each]
         reading = [readout[i].later(m, 4) for i in each]
 
         # Local taps wait for the newest value alone. With them come the ones that complete negative read-outs
-        ones = _later(m, tree([code.negative for code in readout]), "ones")
-        newest = _later(m, self.parameters.local[0] << g.local_shift, "newest", 2)
+        ones = later(m, count_ones([code.negative for code in readout]), "ones")
+        newest = later(m, self.parameters.local[0] << g.local_shift, "newest", 2)
         older_taps = [(n, distance) for n, distance in enumerate(g.local_distances) if distance]
 
         silent_clips: list[Value] = []
         for t in range(g.steps):
-            x = [_later(m, self.x[t][i], f"x{t}_{i}") for i in each]
+            x = [later(m, self.x[t][i], f"x{t}_{i}") for i in each]
             base = self._recur(m, t, x, decay, couplings)
             sums, clipped = [], []
             for outcome, sink in (("silent", self.silent_x), ("both", self.both_x)):
@@ -127,26 +137,26 @@ class Dendrites(wiring.Component):
                 for i in each:
                     value = (base[i] + gain[i])[: g.dendrite_sum_bits].as_signed() if outcome == "both" else base[i]
                     state, clip = _saturate(value, g.dendrite_bits)
-                    states.append(_later(m, state, f"x{at}{i}"))
-                    clips.append(_later(m, clip, f"clip{at}{i}"))
+                    states.append(later(m, state, f"x{at}{i}"))
+                    clips.append(later(m, clip, f"clip{at}{i}"))
                     m.d.comb += sink[t][i].eq(states[i])
                 if outcome == "silent":
                     silent_clips += clips
-                clipped.append(tree(clips))
+                clipped.append(count_ones(clips))
                 sums.append(self._read(m, at, states, reading))
 
             past = [Mux(self.history[distance - 1][t], self.parameters.local[n], 0) for n, distance in older_taps]
-            past = _later(m, tree(past) << g.local_shift, f"past{t}")
-            without = _later(m, ones + past, f"without{t}")
-            with_newest = _later(m, without + newest, f"with_newest{t}", 3)
-            without = _later(m, without, f"without{t}_", 3)
+            past = later(m, sum_in_pairs(past) << g.local_shift, f"past{t}")
+            without = later(m, ones + past, f"without{t}")
+            with_newest = later(m, without + newest, f"with_newest{t}", 4)
+            without = later(m, without, f"without{t}_kept", 4)
             m.d.comb += [
                 self.o.silent[t].eq(sums[0] + without),
                 self.o.value[t].eq(sums[0] + with_newest),
                 self.o.both[t].eq(sums[1] + with_newest),
-                self.o.more_clipped[t].eq(_later(m, clipped[1] - clipped[0], f"more_clipped{t}", 2)),
+                self.o.more_clipped[t].eq(later(m, clipped[1] - clipped[0], f"more_clipped{t}", 2)),
             ]
-        m.d.comb += self.silent_clipped.eq(tree(silent_clips))
+        m.d.comb += self.silent_clipped.eq(count_ones(silent_clips))
         return m
 
     def _recur(
@@ -155,22 +165,21 @@ class Dendrites(wiring.Component):
         t: int,
         x: Sequence[Value],
         decay: Sequence[Value],
-        couplings: Sequence[tuple["_Code", "_Code"]],
+        couplings: Sequence["_Coupling"],
     ) -> list[Value]:
         """Return a step's dendrites after leak and couplings, before a spike and saturation: cycles 2 and 3."""
         g = self.geometry
-        base: list[Value] = []
+        most = (1 << g.dendrite_shift_bits) - 1
+        totals: list[Value] = []
         for i in range(g.dendrites):
             # what is left after the leak is no wider than the dendrite
-            left = (x[i] - _shift(x[i], decay[i]))[: g.dendrite_bits].as_signed()
-            total: Value = _later(m, left, f"left{t}_{i}")
-            for code, neighbour in zip(couplings[i], (i + 1, i - 1), strict=True):
-                if neighbour in range(g.dendrites):
-                    name = f"from{neighbour}_to{t}_{i}"
-                    moved = _later(m, _shift(x[neighbour], code.distance), name)
-                    total = code.later(m, 1).add(total, moved)
-            base.append(_later(m, total[: g.dendrite_sum_bits].as_signed(), f"base{t}_{i}"))
-        return base
+            left = (x[i] - _shift(x[i], decay[i], most))[: g.dendrite_bits].as_signed()
+            totals.append(later(m, left, f"left{t}_{i}"))
+        for coupling in couplings:
+            moved = later(m, _shift(x[coupling.source], coupling.shifting.distance, most), f"{coupling.name}{t}")
+            totals[coupling.sink] = coupling.adding.add(totals[coupling.sink], moved)
+        bits = g.dendrite_sum_bits
+        return [later(m, total[:bits].as_signed(), f"base{t}_{i}") for i, total in enumerate(totals)]
 
     def _read(self, m: Module, at: str, states: Sequence[Value], codes: Sequence["_Code"]) -> Value:
         """Return a step's read-outs added up, a one short for each negative code: cycles 5 and 6."""
@@ -180,52 +189,68 @@ class Dendrites(wiring.Component):
             code.invert(_shift(state[g.least_readout_shift :].as_signed(), code.distance, furthest), furthest)
             for state, code in zip(states, codes, strict=True)
         ]
-        pairs = [_later(m, tree(read[i : i + 2]), f"pair{at}{i}") for i in range(0, g.dendrites, 2)]
-        return _later(m, tree(pairs), f"sum{at}")
+        pairs = [later(m, sum_in_pairs(read[i : i + 2]), f"pair{at}{i}") for i in range(0, g.dendrites, 2)]
+        return later(m, sum_in_pairs(pairs), f"sum{at}")
 
 
 class _Code:
-    """A shift code apart: its distance (all ones where there is nothing to add), presence and sign."""
+    """A shift code taken apart: distance, all ones where there is nothing to shift; whether there is; sign."""
 
     def __init__(self, distance: Value, present: Value, negative: Value, name: str) -> None:
         self.distance, self.present, self.negative, self._name = distance, present, negative, name
 
     @classmethod
-    def of(cls, m: Module, code: Value, name: str) -> "_Code":
+    def of(cls, code: Value, name: str) -> "_Code":
         """Take a code apart: 0 for nothing, else a sign and one more than the distance."""
-        magnitude_less_one = Mux(code[-1], ~code, code - 1)[: len(code) - 1]
-        return cls(magnitude_less_one, code.any(), code[-1], name)
+        # one less than the size, of a negative number, is its inversion
+        return cls(Mux(code[-1], ~code, code - 1)[: len(code) - 1], code.any(), code[-1], name)
 
     def later(self, m: Module, cycles: int) -> "_Code":
         """Return the code some cycles later."""
-        whole = Cat(self.distance, self.present, self.negative)
-        whole = _later(m, whole, f"{self._name}_later", cycles)
-        return _Code(whole[:-2], whole[-2], whole[-1], f"{self._name}_later")
+        name = f"{self._name}_later"
+        whole = later(m, Cat(self.distance, self.present, self.negative), name, cycles)
+        return _Code(whole[:-2], whole[-2], whole[-1], name)
 
     def add(self, total: Value, moved: Value) -> Value:
         """Return `total` and, with the code's sign, what was shifted by its distance."""
         # a negation is an inversion and a carry, which comes from one more bit below
+        moved = moved.as_unsigned()  # bits, not a number
         inverted = (moved & self.present.replicate(len(moved))) ^ self.negative.replicate(len(moved))
         return (Cat(self.negative, total).as_signed() + Cat(self.negative, inverted).as_signed())[1:].as_signed()
 
     def invert(self, moved: Value, furthest: int) -> Value:
-        """Return what was shifted by the distance, at most `furthest`: inverted if negative, 0 if there is nothing."""
-        ...
+        """Return what was shifted by the distance, one short of its negation where the code is negative."""
+        moved = moved.as_unsigned()
+        if not _vanishes(len(self.distance), furthest):
+            moved = moved & self.present.replicate(len(moved))
+        return (moved ^ self.negative.replicate(len(moved))).as_signed()
 
 
-def _later(m: Module, value: Value, name: str, cycles: int = 1) -> Value:
-    """Return the value some cycles later."""
-    for cycle in range(cycles):
-        register = Signal(value.shape(), name=f"{name}_{cycle}", reset_less=True)
-        m.d.sync += register.eq(value)
-        value = register
-    return value
+class _Coupling:
+    """What dendrite `sink` takes of `source`: its code as the shift needs it, and a cycle later as the adder does."""
+
+    def __init__(self, m: Module, sink: int, source: int, code: _Code) -> None:
+        self.sink, self.source, self.name = sink, source, f"from{source}_to{sink}_"
+        self.shifting = code.later(m, 1)
+        self.adding = self.shifting.later(m, 1)
 
 
-def _shift(value: Value, distance: Value, furthest: int | None = None) -> Value:
-    """Shift right, two bits of the distance a stage; 0 for distances whose stage goes beyond the furthest."""
+def _vanishes(bits: int, furthest: int) -> bool:
+    """Return whether `_shift` by all ones, in `bits` bits, gives 0."""
+    return 3 << (bits - 2) > furthest
+
+
+def _shift(value: Value, distance: Value, furthest: int) -> Value:
+    """Shift right, two bits of the distance a stage: a LUT of six inputs. 0 if the last stage alone is too far."""
     for low in range(0, len(distance), 2):
-        ...
+        last = low + 2 == len(distance)
+        choices = [
+            Const(0, signed(len(value))) if last and n << low > furthest else value >> (n << low) for n in range(4)
+        ]
+        near = Mux(distance[low], choices[1], choices[0])
+        far = Mux(distance[low], choices[3], choices[2])
+        value = Mux(distance[low + 1], far, near)
+    return value
 
 
 def _saturate(value: Value, bits: int) -> tuple[Value, Value]:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The head: membranes summed over the SNN steps, a linear layer, and the action table."""
 
-from amaranth.hdl import Module, Mux, Signal, Value, ValueLike, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.adders import sum_in_pairs
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import memory_map
 from hw.passes import steps_layout
@@ -114,7 +115,7 @@ class Head(wiring.Component):
             with m.If(valids[0]):
                 m.d.sync += products[c].eq(weight * operand[c])
         with m.If(valids[1]):
-            m.d.sync += partial.eq(tree([products[c] for c in range(g.group)]))
+            m.d.sync += partial.eq(sum_in_pairs([products[c] for c in range(g.group)]))
         with m.If(valids[2]):
             m.d.sync += total.eq(Mux(sides[2].first, 0, total) + partial)
 

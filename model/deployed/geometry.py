@@ -348,9 +348,9 @@ class Geometry:
     def require_circuit(self) -> None:
         """Raise `GeometryError` where no circuit computes the attention."""
         _require(
-            self.attention == "pssa",
-            f"there is no circuit for {self.attention} yet, only for pssa: "
-            "score this policy with python -m model.evaluate, or build a pssa geometry",
+            self.attention in ("pssa", "lrf-dyn"),
+            f"there is no circuit for {self.attention} yet, only for pssa and lrf-dyn: "
+            "score this policy with python -m model.evaluate, or build a geometry of one of these",
         )
 
     def with_attention(self, attention: str) -> "Geometry":
