@@ -46,7 +46,10 @@ class LrfDynamics(wiring.Component):
 
     """
 
-    LEAD = Dendrites.LATENCY + 2
+    @staticmethod
+    def lead(g: Geometry) -> int:
+        """Return the fewest cycles from `start` to the first currents."""
+        return g.d_model - g.groups + Dendrites.LATENCY + 4
 
     def __init__(self, geometry: Geometry, bank_latency: int) -> None:
         self.geometry = geometry
