@@ -12,7 +12,7 @@ from model.deployed.geometry import Geometry
 
 
 class Embedding(wiring.Component):
-    """Multiply and accumulate `sum_i w[c,i] token[i]`, `embed_components` a cycle, a DSP slice per channel and component.
+    """Multiply and accumulate `sum_i w[c,i] token[i]`, `embed_components` a cycle: a DSP slice per channel and component.
 
     The only dense product on multi-bit inputs besides the head; its sums go through the residual store's shift, bias
     and saturation.

@@ -118,7 +118,9 @@ class Head(wiring.Component):
         # Multiply, add, accumulate
         operand = Signal(sums_layout, reset_less=True)
         product = signed(g.step_sum_bits + g.dense_weight_bits)
-        totals = [Signal(signed(g.head_bits), name=f"total{action}", reset_less=True) for action in range(actions)]
+        wide = signed(g.head_bits)
+        running_totals = [Signal(wide, name=f"running_total{action}", reset_less=True) for action in range(actions)]
+        totals = [Signal(wide, name=f"totals{action}", reset_less=True) for action in range(actions)]
         m.d.sync += operand.eq(read.data)
         bits = g.dense_weight_bits
         for action in range(actions):
@@ -129,10 +131,14 @@ class Head(wiring.Component):
                 m.d.sync += products[-1].eq(weight * operand[c])
             partial = Signal(signed(g.head_bits), name=f"partial{action}", reset_less=True)
             m.d.sync += partial.eq(tree(products))
+            total = Signal(signed(g.head_bits), name=f"total{action}")
+            m.d.comb += total.eq(Mux(sides[2].first, 0, running_totals[action]) + partial)
             with m.If(valids[2]):
-                m.d.sync += totals[action].eq(Mux(sides[2].first, 0, totals[action]) + partial)
+                m.d.sync += running_totals[action].eq(total)
+                with m.If(sides[2].last):
+                    m.d.sync += totals[action].eq(total)
 
-        # Take the sums of a round one by one
+        # Take the sums of a round one by one, while the next round adds
         looking, nth, first_action = Signal(), Signal(range(actions)), Signal(range(g.action_size))
         looked_up = Signal(range(g.action_size))
         m.d.comb += looked_up.eq(first_action + nth)
@@ -153,7 +159,7 @@ class Head(wiring.Component):
             stages[1].eq(stages[0]),
             stages[2].eq(stages[1]),
         ]
-        total = Signal(signed(g.head_bits), reset_less=True)
+        total = Signal(wide, reset_less=True)
         with m.Switch(nth):
             for action in range(actions):
                 with m.Case(action):
