@@ -28,7 +28,8 @@ def pack_dendrites(g: Geometry, t: Mapping[str, Integers], at: str) -> Integers:
     `upper` has no code for the last dendrite of a channel, `lower` none for the first: theirs are 0.
     """
     whole = {"upper": np.pad(t[f"{at}.upper"], ((0, 0), (0, 1))), "lower": np.pad(t[f"{at}.lower"], ((0, 0), (1, 0)))}
-    each = [spread_bits(whole.get(name, t.get(f"{at}.{name}")), bits) for name, (bits, _) in _fields(g).items()]
+    whole |= {name: t[f"{at}.{name}"] for name in ("decay", "readout", "gain")}
+    each = [spread_bits(whole[name], bits) for name, (bits, _) in _fields(g).items()]
     dendrites = np.concatenate(each, axis=2).reshape(g.d_model, -1)
     local = spread_bits(t[f"{at}.local"], g.weight_bits).reshape(g.d_model, -1)
     return np.concatenate([dendrites, local], axis=1)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The decision core: one token in, through all layers, one action out."""
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -126,6 +126,12 @@ class DecisionCore(wiring.Component):
             sequencer.window_ready.eq(window.ready),
             window.drained.eq(lanes.o_valid & lanes.o_last & (lanes.o_info.kind == last_projection)),
         ]
+        # what comes into the bank is announced a cycle before, so that it looks its parameters up meanwhile
+        attended = Signal()
+        currents = [
+            Signal.like(of_channel, name=f"currents{c}", reset_less=True) for c, of_channel in enumerate(window.o)
+        ]
+        m.d.sync += [attended.eq(window.o_valid), *(held.eq(now) for held, now in zip(currents, window.o, strict=True))]
         with m.If(embed.o_valid):
             m.d.comb += [
                 bank.i_group.eq(embed.o_group),
@@ -138,16 +144,15 @@ class DecisionCore(wiring.Component):
                 bank.i_last.eq(window.o_last),
                 bank.i_info.eq(window.o_info),
             ]
-            for c in range(g.group):
-                for t in range(g.steps):
-                    m.d.comb += bank.i[c][t].eq(window.o[c][t])
         with m.Else():
             m.d.comb += [
                 bank.i_group.eq(lanes.o_group),
                 bank.i_last.eq(lanes.o_last),
                 bank.i_info.eq(lanes.o_info),
             ]
-            m.d.comb += [bank.i[c].eq(lanes.o[c]) for c in range(g.group)]
+        for c in range(g.group):
+            for t in range(g.steps):
+                m.d.comb += bank.i[c][t].eq(Mux(attended, currents[c][t], lanes.o[c][t]))
         m.d.comb += [
             bank.i_valid.eq(embed.o_valid | window.o_valid | lanes.o_valid),
             bank.entry_threshold.eq(self.entry_threshold),

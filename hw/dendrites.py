@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.adders import count_ones, sum_in_pairs
+from hw.adders import sum_of_bits, tree
 from hw.passes import steps_layout
 from model.deployed.geometry import Geometry
 
@@ -122,7 +122,7 @@ class Dendrites(wiring.Component):
         reading = [readout[i].later(m, 4) for i in each]
 
         # Local taps wait for the newest value alone. With them come the ones that complete negative read-outs
-        ones = later(m, count_ones([code.negative for code in readout]), "ones")
+        ones = later(m, sum_of_bits([[code.negative for code in readout]]), "ones")
         newest = later(m, self.parameters.local[0] << g.local_shift, "newest", 2)
         older_taps = [(n, distance) for n, distance in enumerate(g.local_distances) if distance]
 
@@ -142,11 +142,11 @@ class Dendrites(wiring.Component):
                     m.d.comb += sink[t][i].eq(states[i])
                 if outcome == "silent":
                     silent_clips += clips
-                clipped.append(count_ones(clips))
+                clipped.append(sum_of_bits([clips]))
                 sums.append(self._read(m, at, states, reading))
 
             past = [Mux(self.history[distance - 1][t], self.parameters.local[n], 0) for n, distance in older_taps]
-            past = later(m, sum_in_pairs(past) << g.local_shift, f"past{t}")
+            past = later(m, tree(past) << g.local_shift, f"past{t}")
             without = later(m, ones + past, f"without{t}")
             with_newest = later(m, without + newest, f"with_newest{t}", 4)
             without = later(m, without, f"without{t}_kept", 4)
@@ -156,7 +156,7 @@ class Dendrites(wiring.Component):
                 self.o.both[t].eq(sums[1] + with_newest),
                 self.o.more_clipped[t].eq(later(m, clipped[1] - clipped[0], f"more_clipped{t}", 2)),
             ]
-        m.d.comb += self.silent_clipped.eq(count_ones(silent_clips))
+        m.d.comb += self.silent_clipped.eq(sum_of_bits([silent_clips]))
         return m
 
     def _recur(
@@ -189,8 +189,8 @@ class Dendrites(wiring.Component):
             code.invert(_shift(state[g.least_readout_shift :].as_signed(), code.distance, furthest), furthest)
             for state, code in zip(states, codes, strict=True)
         ]
-        pairs = [later(m, sum_in_pairs(read[i : i + 2]), f"pair{at}{i}") for i in range(0, g.dendrites, 2)]
-        return later(m, sum_in_pairs(pairs), f"sum{at}")
+        pairs = [later(m, tree(read[i : i + 2]), f"pair{at}{i}") for i in range(0, g.dendrites, 2)]
+        return later(m, tree(pairs), f"sum{at}")
 
 
 class _Code:

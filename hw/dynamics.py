@@ -4,7 +4,7 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 
-from hw.adders import sum_in_pairs
+from hw.adders import tree
 from hw.attention import attention_members, ring_slot, send_groups, spike_store
 from hw.dendrites import Dendrites, history_layout, later, outcomes_layout, state_layout
 from hw.memory import PolicyMemory
@@ -190,10 +190,10 @@ class LrfDynamics(wiring.Component):
                 current = Mux(both, outcome.both[t], Mux(value, outcome.value[t], outcome.silent[t]))
                 m.d.comb += self.o[c][t].eq(Mux(queries.data[at], current, 0) if queries else current)
                 clipped.append(Mux(both & sending, outcome.more_clipped[t], 0))
-            more.append(later(m, sum_in_pairs(clipped), f"more{c}"))
+            more.append(later(m, tree(clipped), f"more{c}"))
 
         # Count what saturated: as if nothing had spiked, and how many more where something did
         silent = Mux(sides[1 + Dendrites.STATE_LATENCY].valid, ahead.silent_clipped, 0)
-        clipped = later(m, later(m, sum_in_pairs(more), "more") + silent, "clipped")
+        clipped = later(m, later(m, tree(more), "more") + silent, "clipped")
         m.d.sync += self.saturations.eq(Mux(self.start, 0, self.saturations + clipped))
         return m

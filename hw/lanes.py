@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The lane array: adds fetched weight rows into d_model x T accumulators and drains them group by group."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.adders import tree
 from hw.memory import load_port
 from hw.memory_map import memory_map
 from hw.passes import pass_layout, steps_layout
@@ -28,15 +29,16 @@ class LaneArray(wiring.Component):
     fetch, fetch_valid : from the row walker
     clear : zero the accumulators (start of a decision)
     load, busy : policy loading
-    o_valid, o_group, o_last, o_info, o : a drained group: number, whether it is the pass's last, its pass and its sums
+    o_valid, o_group, o_last, o_info : a group drains: its number, whether it is the pass's last, and its pass
+    o : its sums, a cycle after `o_valid`
 
     Timing
     ------
-    The first group leaves `LATENCY` cycles after the pass's last fetch, the others one a cycle.
+    The first group's `o_valid` comes `LATENCY` cycles after the pass's last fetch, the others one a cycle.
 
     """
 
-    LATENCY = 4
+    LATENCY = 3
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -87,20 +89,18 @@ class LaneArray(wiring.Component):
                 with m.If(fetched):
                     m.d.sync += rows[port].eq(weights.row_data[port])
 
-        # Gate each row by its spikes, add: a field is an accumulator wide, a weight fills its low bits
-        gates = [Signal(g.steps * width, name=f"gate{p}") for p in range(ports)]
-        for port in range(ports):
-            for t in range(g.steps):
-                m.d.comb += gates[port][t * width : t * width + bits].eq(spikes[port][t].replicate(bits))
+        # Gate the rows by their spikes and add them, then to the accumulators: their fields lie side by side
         accumulators = [Signal(g.steps * width, name=f"lane{c}", reset_less=True) for c in range(g.d_model)]
         sums = [Signal(g.steps * width, name=f"sum{c}") for c in range(g.d_model)]
         for c in range(g.d_model):
-            total = accumulators[c]
-            for port in range(ports):
-                weight = Signal(width, name=f"weight{c}_{port}")
-                m.d.comb += weight.eq(rows[port][c * bits : (c + 1) * bits] ^ (1 << (bits - 1)))
-                total = total + (weight.replicate(g.steps) & gates[port])
-            m.d.comb += sums[c].eq(total)
+            weights_of_lane = [row[c * bits : (c + 1) * bits] ^ (1 << (bits - 1)) for row in rows]
+            fields = []
+            for t in range(g.steps):
+                field = Signal(width, name=f"field{c}_{t}")
+                gated = [weight & gate[t].replicate(bits) for weight, gate in zip(weights_of_lane, spikes, strict=True)]
+                m.d.comb += field.eq(tree(gated))
+                fields.append(field)
+            m.d.comb += sums[c].eq(accumulators[c] + Cat(fields))
             with m.If(valid2):
                 m.d.sync += accumulators[c].eq(sums[c])
             with m.If(self.clear | last2):
@@ -128,7 +128,7 @@ class LaneArray(wiring.Component):
             m.d.sync += [info3.eq(info2), draining.eq(1), number.eq(0)]
             m.d.sync += [shadow.eq(total) for shadow, total in zip(shadows, sums, strict=True)]
             m.d.sync += [offset.eq(count << (bits - 1)) for offset, count in zip(offsets, counted, strict=True)]
-        m.d.sync += [
+        m.d.comb += [
             self.o_valid.eq(draining),
             self.o_group.eq(number),
             self.o_last.eq(number == g.groups - 1),

@@ -14,7 +14,7 @@ from model.deployed.geometry import Geometry
 from model.deployed.golden_attention import Dynamics, dendrites, readout, saturate, window_sum
 from model.deployed.random_policy import random_policy
 from sim.ports import Ports
-from sim.stimulus import bits_of, integers, load, read, varied
+from sim.stimulus import integers, load, read, varied
 
 
 async def ahead(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
@@ -52,7 +52,7 @@ async def ahead(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float
                 np.testing.assert_array_equal([list(step) for step in unit.get(name)], state[:, c])
             assert unit.get("silent_clipped") == clips[0][:, c].sum()
             found += 2 * x[:, c].size
-        if 0 <= (c := cycle - Dendrites.LATENCY):
+        if (c := cycle - Dendrites.LATENCY) >= 0:
             o = unit.get("o")
             for name, key in (("silent", (False, False)), ("value", (True, False)), ("both", (True, True))):
                 np.testing.assert_array_equal(list(o[name]), currents[key][:, c], name)

@@ -176,11 +176,12 @@ async def bank(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float)
                 unit.set("i_group", group)
                 unit.set("i_last", int(group == g.groups - 1))
                 unit.set("i_info", info)
-                unit.set("i", sums[:, here].T.tolist())
-                unit.set("i_embed", embedded[here].tolist())
                 entered.append(unit.cycle)
                 group += 1
             await unit.tick()
+            if sending:  # the sums follow
+                unit.set("i", sums[:, here].T.tolist())
+                unit.set("i_embed", embedded[here].tolist())
             await unit.settle()
             if unit.get("membrane_valid"):
                 membranes.append((unit.get("membrane_group"), [list(channel) for channel in unit.get("membrane")]))

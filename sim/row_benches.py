@@ -13,12 +13,16 @@ from sim.units import drain_cycles
 
 
 async def sequencer(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
-    """Decisions with a model of what comes back: each pass's spikes return late and with gaps."""
+    """Decisions with a model of what comes back: each pass's spikes return late and with gaps, some groups silent."""
     compared = 0
+
+    def spiking(*groups: int) -> np.ndarray:
+        return rng.integers(0, 1 << g.steps, (*groups, g.group)) * (rng.random((*groups, 1)) < 0.6)
+
     for _ in range(2):
-        entries = [rng.integers(0, 1 << g.steps, (g.groups, g.group)) for _ in range(1 + 2 * g.layers)]
-        attention = [rng.integers(0, 1 << g.steps, (g.groups, g.group)) for _ in range(g.layers)]
-        hidden = [rng.integers(0, 1 << g.steps, (g.mlp_ratio, g.groups, g.group)) for _ in range(g.layers)]
+        entries = [spiking(g.groups) for _ in range(1 + 2 * g.layers)]
+        attention = [spiking(g.groups) for _ in range(g.layers)]
+        hidden = [spiking(g.mlp_ratio, g.groups) for _ in range(g.layers)]
         expected = []  # (kind, layer, part, number, spikes, last, row)
         row, returns = 0, {}
         for layer in range(g.layers):
@@ -35,7 +39,9 @@ async def sequencer(unit: Ports, g: Geometry, rng: np.random.Generator, stall: f
                         Kind.FC2: hidden[layer].reshape(-1, g.group),
                     }.get(kind, entries[2 * layer])
                     for index, spikes in enumerate(source):
-                        expected.append((kind, layer, part, number, spikes, index == len(source) - 1, row))
+                        last = index == len(source) - 1
+                        if spikes.any() or last:
+                            expected.append((kind, layer, part, number, spikes, last, row))
                         row += g.group
                     number += 1
                     # what this pass's last group brings back
@@ -44,7 +50,7 @@ async def sequencer(unit: Ports, g: Geometry, rng: np.random.Generator, stall: f
                         Kind.PROJ: (Kind.PROJ, entries[1 + 2 * layer]),
                         Kind.FC1: (Kind.FC1, hidden[layer][part]),
                         Kind.FC2: (Kind.FC2, entries[2 + 2 * layer]),
-                    }.get(kind, (kind, rng.integers(0, 1 << g.steps, (g.groups, g.group))))
+                    }.get(kind, (kind, spiking(g.groups)))
         assert row == g.weight_rows
         unit.set("start", 1)
         unit.set("window_ready", 0)
@@ -244,12 +250,15 @@ async def lanes(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float
     outputs: list[tuple[int, int, int, int, np.ndarray]] = []
     last_at = []
 
+    announced: list[tuple[int, int, int, int]] = []
+
     async def tick() -> None:
         await unit.tick()
+        await unit.settle()
+        if announced:  # the cycle before
+            outputs.append((*announced.pop(), np.array([list(channel) for channel in unit.get("o")])))
         if unit.get("o_valid"):
-            values = np.array([list(channel) for channel in unit.get("o")])
-            info = unit.get("o_info")
-            outputs.append((unit.cycle, unit.get("o_group"), unit.get("o_last"), info.number, values))
+            announced.append((unit.cycle, unit.get("o_group"), unit.get("o_last"), unit.get("o_info").number))
 
     for number, length in enumerate(lengths):
         if number == 0:  # the longest pass, all of one row in all steps: the extreme sum
