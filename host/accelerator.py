@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.bus import Bus, BusTimeout, Places, Words
+from host.dendrite_rows import unpack_state
 from host.policy_image import PolicyImage, pack, unpack_rows
 from hw.memory_map import Section, memory_map
 from hw.registers import (
@@ -351,6 +352,15 @@ class Accelerator:
         g, section = self.geometry, self._sections["ring"]
         fields = unpack_rows(self._read_section(section), 1, section, signed=False)
         return fields.reshape(g.layers, g.window, g.d_model, g.steps).swapaxes(2, 3).astype(np.bool_)
+
+    def probe_state(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return what LRF-Dyn keeps, as the last token left it.
+
+        Dendrites, int64 [layers, steps, d_model, dendrites]; value spikes of that token and those before, the newest
+        first, bool [layers, reach, steps, d_model].
+        """
+        section = self._sections["state"]
+        return unpack_state(self.geometry, unpack_rows(self._read_section(section), 1, section, signed=False))
 
     def soft_reset(self) -> None:
         """Stop whatever runs; the policy stays loaded, the episode is forgotten."""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from model.deployed.artifact import Policy
 from model.deployed.golden import GoldenNetwork, signature
+from model.deployed.golden_attention import Attention
 from model.integer.fold import from_policy
 from model.network.network import Record
 
@@ -45,6 +46,11 @@ class Reference:
         self._golden = GoldenNetwork(policy)
         self.begin()
 
+    @property
+    def attention(self) -> list[Attention]:
+        """What each layer's attention keeps, as golden has it; its currents are PyTorch's."""
+        return self._golden.attention
+
     def begin(self) -> None:
         """Begin an episode."""
         self._stream = self._network.stream(self._batch)
@@ -78,7 +84,7 @@ class Reference:
 
         by_layer = [
             {
-                "QKV": 3 * rows(layer, "entry"),
+                "QKV": len(g.projections) * rows(layer, "entry"),
                 "PROJ": rows(layer, "window"),
                 "FC1": g.mlp_ratio * rows(layer, "mlp"),
                 "FC2": rows(layer, "fc1"),
