@@ -21,8 +21,11 @@ from hw.walker import RowWalker
 from hw.window import PssaWindow
 from model.deployed.geometry import Geometry
 
-ATTENTIONS = {"pssa": PssaWindow, "lrf-dyn": LrfDynamics}
-"""The unit of each `Geometry.attention` that has a circuit."""
+ATTENTIONS = {
+    "pssa": lambda g: PssaWindow(g, NeuronBank.latency(g)),
+    "lrf-dyn": lambda g: LrfDynamics(g, NeuronBank.latency(g)),
+}
+"""How to make the unit of each `Geometry.attention` that has a circuit."""
 
 
 class DecisionCore(wiring.Component):
@@ -75,7 +78,7 @@ class DecisionCore(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(g)
         m.submodules.walker = walker = RowWalker(g, drain_cycles)
         m.submodules.lanes = lanes = LaneArray(g)
-        m.submodules.window = window = ATTENTIONS[g.attention](g, NeuronBank.latency(g))
+        m.submodules.window = window = ATTENTIONS[g.attention](g)
         m.submodules.bank = bank = NeuronBank(g)
         m.submodules.residual = residual = ResidualStore(g)
         m.submodules.embed = embed = Embedding(g)

@@ -10,14 +10,15 @@ from hw.dendrites import Dendrites
 from hw.dynamics import LrfDynamics
 from hw.memory_map import memory_map, passes
 from hw.passes import Kind
+from model.deployed import golden_attention
 from model.deployed.geometry import Geometry
-from model.deployed.golden_attention import Dynamics, dendrites, readout, saturate, window_sum
+from model.deployed.golden_attention import Dynamics, readout, saturate, window_sum
 from model.deployed.random_policy import random_policy
 from sim.ports import Ports
 from sim.stimulus import integers, load, read, varied
 
 
-async def ahead(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
+async def dendrites(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
     """A channel every cycle, its states near the limits often: both outcomes of its state, all of its current."""
     policy = random_policy(g, int(rng.integers(1 << 30)))
     p = {
@@ -32,7 +33,7 @@ async def ahead(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float
     history = rng.random((max(g.local_distances), g.steps, count)) < 0.5
     states, currents, clips = [], {}, []
     for spike in (False, True):
-        after = dendrites(x, np.full((g.steps, count), spike), p)
+        after = golden_attention.dendrites(x, np.full((g.steps, count), spike), p)
         state, _ = saturate(after, g.dendrite_bits)
         states.append(state)
         clips.append(np.count_nonzero(state != after, axis=-1))

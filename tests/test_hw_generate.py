@@ -52,7 +52,7 @@ def test_geometry_comes_from_a_file_too(tmp_path):
         ("absent.json", None, "there is no geometry file"),
         ("broken.json", "{", "not JSON"),
         ("odd.json", TINY.to_json().replace('"group":8', '"group":7'), "multiple of group"),
-        ("match.json", TINY.with_attention("tssa").to_json(), "no circuit for tssa yet, only for pssa"),
+        ("match.json", TINY.with_attention("lrf-ssa").to_json(), "no circuit for lrf-ssa yet, only for pssa"),
     ],
 )
 def test_bad_geometry_is_one_sentence(tmp_path, monkeypatch, capsys, name, content, says):

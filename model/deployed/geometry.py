@@ -18,6 +18,9 @@ VERSION = "0.1.0"
 ATTENTIONS = ("pssa", "sssa", "tssa", "lrf-ssa", "lrf-dyn")
 """What `Geometry.attention` may be (docs/attention.md)."""
 
+CIRCUITS = ("pssa", "lrf-dyn")
+"""Those of them that a circuit computes."""
+
 _DILATIONS = (3, 5)
 _MATCHING = ("sssa", "tssa", "lrf-ssa")
 _GOES_WITH = {"dendrites": ("lrf-dyn",), "gate": ("lrf-dyn",), "heads": _MATCHING}  # choice -> the attentions it is of
@@ -348,9 +351,9 @@ class Geometry:
     def require_circuit(self) -> None:
         """Raise `GeometryError` where no circuit computes the attention."""
         _require(
-            self.attention in ("pssa", "lrf-dyn"),
-            f"there is no circuit for {self.attention} yet, only for pssa and lrf-dyn: "
-            "score this policy with python -m model.evaluate, or build a geometry of one of these",
+            self.attention in CIRCUITS,
+            f"there is no circuit for {self.attention} yet, only for {', '.join(CIRCUITS)}: "
+            "score this policy with python -m model.evaluate, or build a geometry with one of these",
         )
 
     def with_attention(self, attention: str) -> "Geometry":
