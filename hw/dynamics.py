@@ -86,7 +86,7 @@ class LrfDynamics(wiring.Component):
             # the groups of a layer leave one a cycle: the first may go when the last will be there in time
             sides[0].soon.eq(sweeping & (row % g.d_model == g.d_model - g.groups)),
         ]
-        m.d.sync += [later.eq(sooner) for later, sooner in zip(sides[1:], sides, strict=False)]
+        m.d.sync += [after.eq(before) for after, before in zip(sides[1:], sides, strict=False)]
 
         # Spikes of this token and of the last one
         newest, layer = Signal(), Signal(range(g.layers))

@@ -158,7 +158,7 @@ def test_the_proof_knows_the_heads(name: str, monkeypatch: pytest.MonkeyPatch) -
     tensors = {part: tensor.astype(np.int64) for part, tensor in random_policy(g, 0).tensors.items()}
     bits = (64 * 8 * (4 if name == "tssa" else 1)).bit_length() + 1
     assert prove(g, tensors)["accumulator"] == g.accumulator_bits == bits
-    monkeypatch.setattr(Geometry, "accumulator_bits", property(lambda _: bits - 1))
+    monkeypatch.setattr(Geometry, "attention_bits", property(lambda _: bits - 1))
     with pytest.raises(ExportError, match=r"^layer0.window: its accumulator can reach 0\.\."):
         prove(g, tensors)
 

@@ -262,9 +262,14 @@ class Geometry:
         return widths.get(self.attention, self.window_bits)
 
     @property
+    def pass_bits(self) -> int:
+        """Signed width that holds the sum of one weight per row of the longest pass."""
+        return self.weight_bits + (self.d_mlp - 1).bit_length()
+
+    @property
     def accumulator_bits(self) -> int:
-        """Signed width that holds the sum of one weight per row of the longest pass, or what attention adds up."""
-        return max(self.weight_bits + (self.d_mlp - 1).bit_length(), self.attention_bits)
+        """Signed width that holds the sum of a pass, or what attention adds up."""
+        return max(self.pass_bits, self.attention_bits)
 
     @property
     def bias_bits(self) -> int:
