@@ -12,7 +12,7 @@ from model.deployed.geometry import Geometry
 
 
 class Embedding(wiring.Component):
-    """Multiply and accumulate `sum_i w[c,i] token[i]`, `embed_components` a cycle: a DSP slice per channel and component.
+    """Multiply and accumulate `sum_i w[c,i] token[i]`, `embed_components` a cycle: a slice per channel and component.
 
     The only dense product on multi-bit inputs besides the head; its sums go through the residual store's shift, bias
     and saturation.
@@ -111,10 +111,12 @@ class Embedding(wiring.Component):
             for port in range(ports):
                 weight = weights.row_data[0][(port * g.group + c) * bits :][:bits].as_signed()
                 product = Signal(signed(product_bits), name=f"product{c}_{port}", reset_less=True)
-                m.d.sync += product.eq(weight * components[port])
+                with m.If(valids[0]):
+                    m.d.sync += product.eq(weight * components[port])
                 products.append(product)
             partial = Signal(signed(g.embed_bits), name=f"partial{c}", reset_less=True)
-            m.d.sync += partial.eq(tree(products))
+            with m.If(valids[1]):
+                m.d.sync += partial.eq(tree(products))
             with m.If(valids[2]):
                 m.d.sync += self.o[c].eq(Mux(sides[2].first, 0, self.o[c]) + partial)
         return m

@@ -128,9 +128,11 @@ class Head(wiring.Component):
             for c in range(g.group):
                 weight = weights.row_data[0][(action * g.group + c) * bits :][:bits].as_signed()
                 products.append(Signal(product, name=f"product{action}_{c}", reset_less=True))
-                m.d.sync += products[-1].eq(weight * operand[c])
+                with m.If(valids[0]):
+                    m.d.sync += products[-1].eq(weight * operand[c])
             partial = Signal(signed(g.head_bits), name=f"partial{action}", reset_less=True)
-            m.d.sync += partial.eq(tree(products))
+            with m.If(valids[1]):
+                m.d.sync += partial.eq(tree(products))
             total = Signal(signed(g.head_bits), name=f"total{action}")
             m.d.comb += total.eq(Mux(sides[2].first, 0, running_totals[action]) + partial)
             with m.If(valids[2]):
