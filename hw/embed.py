@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The embedding: a token's quantised components times their weights, `group` channels at a time."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.adders import tree
+from hw.expressions import chosen, tree
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import embed_components, memory_map
 from model.deployed.geometry import Geometry
@@ -98,13 +98,11 @@ class Embedding(wiring.Component):
         components = [Signal(signed(g.input_bits), name=f"component{port}") for port in range(ports)]
         for port in range(ports):
             # the last cycle of a group may have components less
-            at = range(port, g.input_size, ports)
-            with m.Switch(chunk):
-                for number, component in enumerate(at):
-                    with m.Case(number):
-                        m.d.sync += components[port].eq(Mux(component < self.count, self.token[component], 0))
-                with m.Default():
-                    m.d.sync += components[port].eq(0)
+            of_chunk = [
+                Mux(at < self.count, self.token[at], 0) if at < g.input_size else Const(0, signed(g.input_bits))
+                for at in range(port, chunks * ports, ports)
+            ]
+            m.d.sync += components[port].eq(chosen(of_chunk, chunk))
         bits, product_bits = g.dense_weight_bits, g.input_bits + g.dense_weight_bits
         for c in range(g.group):
             products = []

@@ -5,7 +5,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.adders import tree
+from hw.expressions import chosen, tree
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import head_actions, memory_map
 from hw.passes import steps_layout
@@ -162,10 +162,7 @@ class Head(wiring.Component):
             stages[2].eq(stages[1]),
         ]
         total = Signal(wide, reset_less=True)
-        with m.Switch(nth):
-            for action in range(actions):
-                with m.Case(action):
-                    m.d.sync += total.eq(totals[action])
+        m.d.sync += total.eq(chosen(totals, nth))
         m.d.comb += biases.rows[0].eq(looked_up)
         bias = biases.row_data[0][:32].as_signed()
         shift = biases.row_data[0][32:37]

@@ -5,7 +5,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.adders import tree
+from hw.expressions import chosen, tree
 from hw.memory import load_port
 from hw.memory_map import memory_map
 from hw.passes import pass_layout, steps_layout
@@ -147,10 +147,7 @@ class LaneArray(wiring.Component):
         ]
         for c in range(g.group):
             drained = Signal(g.steps * width, name=f"drained{c}")
-            with m.Switch(number):
-                for index in range(g.groups):
-                    with m.Case(index):
-                        m.d.comb += drained.eq(shadows[index * g.group + c])
+            m.d.comb += drained.eq(chosen(shadows[c :: g.group], number))
             with m.If(draining):
                 for t in range(g.steps):
                     m.d.sync += self.o[c][t].eq(drained[t * width : (t + 1) * width] - offsets[t])
