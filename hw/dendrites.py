@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.adders import sum_of_bits, tree
+from hw.expressions import tree
 from hw.passes import steps_layout
 from model.deployed.geometry import Geometry
 
@@ -122,7 +122,7 @@ class Dendrites(wiring.Component):
         reading = [readout[i].later(m, 4) for i in each]
 
         # Local taps wait for the newest value alone. With them come the ones that complete negative read-outs
-        ones = later(m, sum_of_bits([[code.negative for code in readout]]), "ones")
+        ones = later(m, tree([code.negative for code in readout]), "ones")
         newest = later(m, self.parameters.local[0] << g.local_shift, "newest", 2)
         older_taps = [(n, distance) for n, distance in enumerate(g.local_distances) if distance]
 
@@ -142,7 +142,7 @@ class Dendrites(wiring.Component):
                     m.d.comb += sink[t][i].eq(states[i])
                 if outcome == "silent":
                     silent_clips += clips
-                clipped.append(sum_of_bits([clips]))
+                clipped.append(tree(clips))
                 sums.append(self._read(m, at, states, reading))
 
             past = [Mux(self.history[distance - 1][t], self.parameters.local[n], 0) for n, distance in older_taps]
@@ -156,7 +156,7 @@ class Dendrites(wiring.Component):
                 self.o.both[t].eq(sums[1] + with_newest),
                 self.o.more_clipped[t].eq(later(m, clipped[1] - clipped[0], f"more_clipped{t}", 2)),
             ]
-        m.d.comb += self.silent_clipped.eq(sum_of_bits([silent_clips]))
+        m.d.comb += self.silent_clipped.eq(tree(silent_clips))
         return m
 
     def _recur(

@@ -4,9 +4,9 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 
-from hw.adders import tree
 from hw.attention import attention_members, ring_slot, send_groups, spike_store
 from hw.dendrites import Dendrites, history_layout, later, outcomes_layout, state_layout
+from hw.expressions import tree
 from hw.memory import PolicyMemory
 from hw.memory_map import memory_map
 from hw.passes import Kind

@@ -5,7 +5,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.adders import tree
+from hw.expressions import chosen, tree
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import head_actions, memory_map
 from hw.passes import steps_layout
@@ -128,9 +128,11 @@ class Head(wiring.Component):
             for c in range(g.group):
                 weight = weights.row_data[0][(action * g.group + c) * bits :][:bits].as_signed()
                 products.append(Signal(product, name=f"product{action}_{c}", reset_less=True))
-                m.d.sync += products[-1].eq(weight * operand[c])
+                with m.If(valids[0]):
+                    m.d.sync += products[-1].eq(weight * operand[c])
             partial = Signal(signed(g.head_bits), name=f"partial{action}", reset_less=True)
-            m.d.sync += partial.eq(tree(products))
+            with m.If(valids[1]):
+                m.d.sync += partial.eq(tree(products))
             total = Signal(signed(g.head_bits), name=f"total{action}")
             m.d.comb += total.eq(Mux(sides[2].first, 0, running_totals[action]) + partial)
             with m.If(valids[2]):
@@ -160,10 +162,7 @@ class Head(wiring.Component):
             stages[2].eq(stages[1]),
         ]
         total = Signal(wide, reset_less=True)
-        with m.Switch(nth):
-            for action in range(actions):
-                with m.Case(action):
-                    m.d.sync += total.eq(totals[action])
+        m.d.sync += total.eq(chosen(totals, nth))
         m.d.comb += biases.rows[0].eq(looked_up)
         bias = biases.row_data[0][:32].as_signed()
         shift = biases.row_data[0][32:37]

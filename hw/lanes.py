@@ -1,17 +1,22 @@
 # SPDX-License-Identifier: MIT
 """The lane array: adds fetched weight rows into d_model x T accumulators and drains them group by group."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.adders import tree
+from hw.expressions import chosen, tree
 from hw.memory import load_port
 from hw.memory_map import memory_map
 from hw.passes import pass_layout, steps_layout
 from hw.walker import fetch_layout
 from hw.weights import WeightRows
 from model.deployed.geometry import Geometry
+
+
+def _extended(value: Value, width: int) -> Value:
+    """Return an unsigned value in `width` bits; a pass of so few inputs that it does not fit has none so large."""
+    return Cat(value, Const(0, width))[:width]
 
 
 class LaneArray(wiring.Component):
@@ -89,18 +94,24 @@ class LaneArray(wiring.Component):
                 with m.If(fetched):
                     m.d.sync += rows[port].eq(weights.row_data[port])
 
-        # Gate the rows by their spikes and add them, then to the accumulators: their fields lie side by side
+        # Gate the rows by their spikes and add them, the steps side by side in one adder, then to the accumulators
+        field = bits + (ports - 1).bit_length()
+        gates = [Signal(g.steps * field, name=f"gate{p}") for p in range(ports)]
+        for port in range(ports):
+            for t in range(g.steps):
+                m.d.comb += gates[port][t * field : t * field + bits].eq(spikes[port][t].replicate(bits))
         accumulators = [Signal(g.steps * width, name=f"lane{c}", reset_less=True) for c in range(g.d_model)]
         sums = [Signal(g.steps * width, name=f"sum{c}") for c in range(g.d_model)]
         for c in range(g.d_model):
-            weights_of_lane = [row[c * bits : (c + 1) * bits] ^ (1 << (bits - 1)) for row in rows]
-            fields = []
-            for t in range(g.steps):
-                field = Signal(width, name=f"field{c}_{t}")
-                gated = [weight & gate[t].replicate(bits) for weight, gate in zip(weights_of_lane, spikes, strict=True)]
-                m.d.comb += field.eq(tree(gated))
-                fields.append(field)
-            m.d.comb += sums[c].eq(accumulators[c] + Cat(fields))
+            gated = []
+            for port in range(ports):
+                weight = Signal(field, name=f"weight{c}_{port}")
+                m.d.comb += weight.eq(rows[port][c * bits : (c + 1) * bits] ^ (1 << (bits - 1)))
+                gated.append(weight.replicate(g.steps) & gates[port])
+            together = Signal(g.steps * field, name=f"together{c}")
+            m.d.comb += together.eq(tree(gated))
+            spread = [together[t * field : (t + 1) * field] for t in range(g.steps)]
+            m.d.comb += sums[c].eq(accumulators[c] + Cat(_extended(of_step, width) for of_step in spread))
             with m.If(valid2):
                 m.d.sync += accumulators[c].eq(sums[c])
             with m.If(self.clear | last2):
@@ -136,10 +147,7 @@ class LaneArray(wiring.Component):
         ]
         for c in range(g.group):
             drained = Signal(g.steps * width, name=f"drained{c}")
-            with m.Switch(number):
-                for index in range(g.groups):
-                    with m.Case(index):
-                        m.d.comb += drained.eq(shadows[index * g.group + c])
+            m.d.comb += drained.eq(chosen(shadows[c :: g.group], number))
             with m.If(draining):
                 for t in range(g.steps):
                     total = drained[t * width : (t + 1) * width] - offsets[t]

@@ -15,7 +15,6 @@ from model.deployed.geometry import HOPPER_Z2, ODD, PRESETS, TINY
 from model.deployed.golden import GoldenNetwork
 from model.deployed.random_policy import random_policy, random_tokens
 
-
 GEOMETRIES = PRESETS | {
     "TINY LRF-Dyn, ungated": dataclasses.replace(TINY.with_attention("lrf-dyn"), gate=False),
     "ODD LRF-Dyn": dataclasses.replace(ODD.with_attention("lrf-dyn"), dendrites=3),

@@ -14,7 +14,6 @@ from hw.memory_map import channel_bits, memory_map
 from model.deployed.geometry import HOPPER_Z2, PRESETS, TINY, Geometry, GeometryError
 from model.deployed.random_policy import random_policy
 
-
 DYNAMICS = ("decay", "upper", "lower", "readout", "gain", "local")
 
 
