@@ -142,7 +142,8 @@ async def dynamics(unit: Ports, g: Geometry, rng: np.random.Generator, stall: fl
                     await send(Kind[name.upper()], layer, each, name == g.projections[-1])
                 while len(received) < g.groups:
                     await tick()
-                earliest = began + LrfDynamics.lead(g) + layer * g.d_model
+                ahead = layer if token == 0 else layer - 1  # sweeps of this decision before the layer's
+                earliest = began + LrfDynamics.lead(g) + ahead * g.d_model if ahead >= 0 else 0
                 assert first == max(earliest, drained + max(1, latency + 2 - g.groups))
                 await tick()
                 assert [(at, group) for at, group, _ in received] == [(layer, group) for group in range(g.groups)]
@@ -151,8 +152,8 @@ async def dynamics(unit: Ports, g: Geometry, rng: np.random.Generator, stall: fl
                 received.clear()
                 outputs.append(found)
                 compared += found.size
-            for _ in range(3):
-                await tick()
+            await tick()
+            await unit.until("settled")
             assert not received
             assert unit.get("saturations") == clipped
             unit.set("advance", 1)
