@@ -6,7 +6,7 @@ from amaranth.lib import data, memory, wiring
 
 from hw.attention import attention_members, ring_slot, send_groups, spike_store
 from hw.dendrites import Dendrites, history_layout, later, outcomes_layout, state_layout
-from hw.expressions import tree
+from hw.expressions import chosen, tree
 from hw.memory import PolicyMemory
 from hw.memory_map import memory_map
 from hw.passes import Kind
@@ -146,7 +146,10 @@ class LrfDynamics(wiring.Component):
         wiring.connect(m, wiring.flipped(self.dendrites), parameters.load)
         kept, write = store.read_port(), store.write_port()
         x, history = Signal(state_layout(g)), Signal(history_layout(g))
-        value, both = (word.word_select(sides[1].place, g.steps) for word in (settled.value, settled.both))
+        value, both = (
+            chosen([word[at : at + g.steps] for at in range(0, g.group * g.steps, g.steps)], sides[1].place)
+            for word in (settled.value, settled.both)
+        )
         with m.If(~first | sides[1].upcoming):
             m.d.comb += history.eq(Cat(value, kept.data.history))
             for t in range(g.steps):

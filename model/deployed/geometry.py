@@ -400,10 +400,13 @@ ODD = Geometry(
 HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3, rows_per_cycle=4)
 """What fits a PYNQ-Z2: Hopper, and any environment of at most 17 observations and 6 actions."""
 
+HOPPER_Z2_LRF = dataclasses.replace(HOPPER_Z2.with_attention("lrf-dyn"), dendrites=4, rows_per_cycle=2)
+"""HOPPER_Z2 with dendrites for a window: as many as fit a PYNQ-Z2, and half the weight rows a cycle to make room."""
+
 CLASSIC = Geometry(observation_size=6, action_size=3, d_model=64, layers=2)
 """Classic control: any of its environments."""
 
-PRESETS = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2, "CLASSIC": CLASSIC}
+PRESETS = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2, "HOPPER_Z2_LRF": HOPPER_Z2_LRF, "CLASSIC": CLASSIC}
 
 
 def preset(name: str) -> Geometry:
