@@ -83,10 +83,13 @@ def _parameters(g: Geometry, p: dict[str, np.ndarray], c: int) -> dict[str, list
 async def dynamics(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
     """Decisions over several episodes, spikes as early as they may come or late; the state is read after each."""
     policy = random_policy(g, int(rng.integers(1 << 30)))
+    for layer in range(g.layers):  # a quarter of the channels grow with every token until they saturate
+        for name, value in (("decay", (1 << g.dendrite_shift_bits) - 1), ("upper", 1), ("lower", 1)):
+            policy.tensors[f"layer{layer}.dynamics.{name}"][layer % 4 :: 4] = value
     tensors = {name: tensor.astype(np.int64) for name, tensor in policy.tensors.items()}
     unit.set("busy", 0)
     await load(unit, "dendrites", pack(policy).sections["dendrites"])
-    latency, compared, outputs = NeuronBank.latency(g), 0, []
+    latency, compared, outputs, clippings = NeuronBank.latency(g), 0, [], []
     received: list[tuple[int, int, np.ndarray]] = []
     first = drained = 0
 
@@ -154,13 +157,15 @@ async def dynamics(unit: Ports, g: Geometry, rng: np.random.Generator, stall: fl
                 received.clear()
                 outputs.append(found)
                 compared += found.size
-            await tick()
             await unit.until("settled")
             assert not received
             assert unit.get("saturations") == clipped
+            clippings.append(clipped)
             unit.set("advance", 1)
             await unit.tick()
             unit.set("advance", 0)
+            if token and rng.random() < 0.5:  # the next decision begins at once
+                continue
             unit.set("busy", 0)
             section = memory_map(g)["state"]
             words = np.array(await read(unit, "state", section.rows * section.stride), np.uint32)
@@ -172,4 +177,6 @@ async def dynamics(unit: Ports, g: Geometry, rng: np.random.Generator, stall: fl
                 assert not values[layer, len(seen) :].any()
                 compared += x[layer].size
     varied(np.concatenate([found.ravel() for found in outputs]))
+    if g.d_model >= 8:
+        varied(clippings)
     return compared
