@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: MIT
 """The embedding: a token's quantised components times their weights, `group` channels at a time."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.adders import tree
+from hw.expressions import chosen, tree
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import embed_components, memory_map
 from model.deployed.geometry import Geometry
 
 
 class Embedding(wiring.Component):
-    """Multiply and accumulate `sum_i w[c,i] token[i]`, `embed_components` a cycle, a DSP slice per channel and component.
+    """Multiply and accumulate `sum_i w[c,i] token[i]`, `embed_components` a cycle: a slice per channel and component.
 
     The only dense product on multi-bit inputs besides the head; its sums go through the residual store's shift, bias
     and saturation.
@@ -98,23 +98,23 @@ class Embedding(wiring.Component):
         components = [Signal(signed(g.input_bits), name=f"component{port}") for port in range(ports)]
         for port in range(ports):
             # the last cycle of a group may have components less
-            at = range(port, g.input_size, ports)
-            with m.Switch(chunk):
-                for number, component in enumerate(at):
-                    with m.Case(number):
-                        m.d.sync += components[port].eq(Mux(component < self.count, self.token[component], 0))
-                with m.Default():
-                    m.d.sync += components[port].eq(0)
+            of_chunk = [
+                Mux(at < self.count, self.token[at], 0) if at < g.input_size else Const(0, signed(g.input_bits))
+                for at in range(port, chunks * ports, ports)
+            ]
+            m.d.sync += components[port].eq(chosen(of_chunk, chunk))
         bits, product_bits = g.dense_weight_bits, g.input_bits + g.dense_weight_bits
         for c in range(g.group):
             products = []
             for port in range(ports):
                 weight = weights.row_data[0][(port * g.group + c) * bits :][:bits].as_signed()
                 product = Signal(signed(product_bits), name=f"product{c}_{port}", reset_less=True)
-                m.d.sync += product.eq(weight * components[port])
+                with m.If(valids[0]):
+                    m.d.sync += product.eq(weight * components[port])
                 products.append(product)
             partial = Signal(signed(g.embed_bits), name=f"partial{c}", reset_less=True)
-            m.d.sync += partial.eq(tree(products))
+            with m.If(valids[1]):
+                m.d.sync += partial.eq(tree(products))
             with m.If(valids[2]):
                 m.d.sync += self.o[c].eq(Mux(sides[2].first, 0, self.o[c]) + partial)
         return m

@@ -5,7 +5,7 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.adders import tree
+from hw.expressions import chosen, tree
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import head_actions, memory_map
 from hw.passes import steps_layout
@@ -118,7 +118,9 @@ class Head(wiring.Component):
         # Multiply, add, accumulate
         operand = Signal(sums_layout, reset_less=True)
         product = signed(g.step_sum_bits + g.dense_weight_bits)
-        totals = [Signal(signed(g.head_bits), name=f"total{action}", reset_less=True) for action in range(actions)]
+        wide = signed(g.head_bits)
+        running_totals = [Signal(wide, name=f"running_total{action}", reset_less=True) for action in range(actions)]
+        totals = [Signal(wide, name=f"totals{action}", reset_less=True) for action in range(actions)]
         m.d.sync += operand.eq(read.data)
         bits = g.dense_weight_bits
         for action in range(actions):
@@ -126,13 +128,19 @@ class Head(wiring.Component):
             for c in range(g.group):
                 weight = weights.row_data[0][(action * g.group + c) * bits :][:bits].as_signed()
                 products.append(Signal(product, name=f"product{action}_{c}", reset_less=True))
-                m.d.sync += products[-1].eq(weight * operand[c])
+                with m.If(valids[0]):
+                    m.d.sync += products[-1].eq(weight * operand[c])
             partial = Signal(signed(g.head_bits), name=f"partial{action}", reset_less=True)
-            m.d.sync += partial.eq(tree(products))
+            with m.If(valids[1]):
+                m.d.sync += partial.eq(tree(products))
+            total = Signal(signed(g.head_bits), name=f"total{action}")
+            m.d.comb += total.eq(Mux(sides[2].first, 0, running_totals[action]) + partial)
             with m.If(valids[2]):
-                m.d.sync += totals[action].eq(Mux(sides[2].first, 0, totals[action]) + partial)
+                m.d.sync += running_totals[action].eq(total)
+                with m.If(sides[2].last):
+                    m.d.sync += totals[action].eq(total)
 
-        # Take the sums of a round one by one
+        # Take the sums of a round one by one, while the next round adds
         looking, nth, first_action = Signal(), Signal(range(actions)), Signal(range(g.action_size))
         looked_up = Signal(range(g.action_size))
         m.d.comb += looked_up.eq(first_action + nth)
@@ -153,11 +161,8 @@ class Head(wiring.Component):
             stages[1].eq(stages[0]),
             stages[2].eq(stages[1]),
         ]
-        total = Signal(signed(g.head_bits), reset_less=True)
-        with m.Switch(nth):
-            for action in range(actions):
-                with m.Case(action):
-                    m.d.sync += total.eq(totals[action])
+        total = Signal(wide, reset_less=True)
+        m.d.sync += total.eq(chosen(totals, nth))
         m.d.comb += biases.rows[0].eq(looked_up)
         bias = biases.row_data[0][:32].as_signed()
         shift = biases.row_data[0][32:37]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The lane array: adds fetched weight rows into d_model x T accumulators and drains them group by group."""
 
-from amaranth.hdl import Module, Mux, ShapeLike, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -11,6 +11,11 @@ from hw.passes import pass_layout, steps_layout
 from hw.walker import fetch_layout
 from hw.weights import WeightRows
 from model.deployed.geometry import Geometry
+
+
+def _extended(value: Value, width: int) -> Value:
+    """Return an unsigned value in `width` bits; a pass of so few inputs that it does not fit has none so large."""
+    return Cat(value, Const(0, width))[:width]
 
 
 def _copy(name: str, shape: ShapeLike = 1) -> Signal:
@@ -108,28 +113,28 @@ class LaneArray(wiring.Component):
             m.d.sync += [copy.eq(gate) for copy, gate in zip(spikes[b], gates, strict=True)]
             m.d.sync += [clears[b].eq(last1 | self.clear), captures[b].eq(last1)]
 
-        # Add what spikes: a field is an accumulator wide, weights fill its low bits
+        # Of each pair of rows take none, one, the other or their sum; add the pairs, the steps side by side in one adder,
+        # then to the accumulators
+        field = bits + (ports - 1).bit_length()
         accumulators = [Signal(g.steps * width, name=f"lane{c}", reset_less=True) for c in range(g.d_model)]
         sums = [Signal(g.steps * width, name=f"sum{c}") for c in range(g.d_model)]
         for c in range(g.d_model):
             gate = spikes[c // self.BLOCK]
-            added = Signal(g.steps * width, name=f"added{c}")
-            for t in range(g.steps):
-                field = added[t * width : (t + 1) * width]
-                if ports == 1:
-                    m.d.comb += field.eq(Mux(gate[0][t], rows[c][0], 0))
-                else:
-                    m.d.comb += field.eq(
-                        sum(
-                            Mux(
-                                gate[2 * p][t],
-                                Mux(gate[2 * p + 1][t], pair, rows[c][2 * p]),
-                                Mux(gate[2 * p + 1][t], rows[c][2 * p + 1], 0),
-                            )
-                            for p, pair in enumerate(pairs[c])
-                        )
+            terms: list[Value] = []
+            for p in range(0, ports, 2):
+                term = Signal(g.steps * field, name=f"term{c}_{p}")
+                for t in range(g.steps):
+                    one, other = rows[c][p], rows[c][p + 1] if ports > 1 else 0
+                    m.d.comb += term[t * field : (t + 1) * field].eq(
+                        Mux(gate[p][t], Mux(gate[p + 1][t], pairs[c][p // 2], one), Mux(gate[p + 1][t], other, 0))
+                        if ports > 1
+                        else Mux(gate[p][t], one, 0)
                     )
-            m.d.comb += sums[c].eq(accumulators[c] + added)
+                terms.append(term)
+            added = Signal(g.steps * field, name=f"added{c}")
+            m.d.comb += added.eq(sum(terms))
+            spread = Cat(_extended(added[t * field : (t + 1) * field], width) for t in range(g.steps))
+            m.d.comb += sums[c].eq(accumulators[c] + spread)
             m.d.sync += accumulators[c].eq(sums[c])
             with m.If(clears[c // self.BLOCK]):
                 m.d.sync += accumulators[c].eq(0)
