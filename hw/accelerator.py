@@ -72,9 +72,7 @@ class Accelerator(wiring.Component):
 
         # Stop: on request, or when a decision takes too long; a cycle later, for the reset reaches the whole core
         overdue, expired = Signal(), Signal()
-        m.d.comb += overdue.eq(
-            running & ~soft_reset & (registers.WATCHDOG != 0) & (core.cycles >= registers.WATCHDOG)
-        )
+        m.d.comb += overdue.eq(running & ~soft_reset & (registers.WATCHDOG != 0) & (core.cycles >= registers.WATCHDOG))
         m.d.sync += [expired.eq(overdue), soft_reset.eq(control("SOFT_RESET") | overdue)]
         m.d.comb += [
             registers.STATUS.eq(
