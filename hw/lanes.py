@@ -48,7 +48,9 @@ class LaneArray(wiring.Component):
     """
 
     LATENCY = 3
+
     BLOCK = 16
+    """Lanes that share the registers which steer them."""
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -113,8 +115,8 @@ class LaneArray(wiring.Component):
             m.d.sync += [copy.eq(gate) for copy, gate in zip(spikes[b], gates, strict=True)]
             m.d.sync += [clears[b].eq(last1 | self.clear), captures[b].eq(last1)]
 
-        # Of each pair of rows take none, one, the other or their sum; add the pairs, the steps side by side in one adder,
-        # then to the accumulators
+        # Of each pair of rows take none, one, the other or their sum; add the pairs, the steps side by side in one
+        # adder, then to the accumulators
         field = bits + (ports - 1).bit_length()
         accumulators = [Signal(g.steps * width, name=f"lane{c}", reset_less=True) for c in range(g.d_model)]
         sums = [Signal(g.steps * width, name=f"sum{c}") for c in range(g.d_model)]
@@ -124,12 +126,11 @@ class LaneArray(wiring.Component):
             for p in range(0, ports, 2):
                 term = Signal(g.steps * field, name=f"term{c}_{p}")
                 for t in range(g.steps):
-                    one, other = rows[c][p], rows[c][p + 1] if ports > 1 else 0
-                    m.d.comb += term[t * field : (t + 1) * field].eq(
-                        Mux(gate[p][t], Mux(gate[p + 1][t], pairs[c][p // 2], one), Mux(gate[p + 1][t], other, 0))
-                        if ports > 1
-                        else Mux(gate[p][t], one, 0)
-                    )
+                    taken = Mux(gate[p][t], rows[c][p], 0)
+                    if ports > 1:
+                        both = Mux(gate[p][t], pairs[c][p // 2], rows[c][p + 1])
+                        taken = Mux(gate[p + 1][t], both, taken)
+                    m.d.comb += term[t * field : (t + 1) * field].eq(taken)
                 terms.append(term)
             added = Signal(g.steps * field, name=f"added{c}")
             m.d.comb += added.eq(sum(terms))

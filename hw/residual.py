@@ -78,8 +78,8 @@ class ResidualStore(wiring.Component):
             write.en.eq(self.i_valid),
         ]
 
-        # Both additions share one adder: of a shifted value, the bias and, for a shortcut, the membrane. A shifted value
-        # that needs more than `bits` clips whatever is added to it: no sum need be wider
+        # Embedding and shortcut share an adder: a shifted value, the bias and, for a shortcut, the membrane. A shifted
+        # value that needs more than `bits` clips whatever is added to it: no sum need be wider
         bits = max(g.membrane_bits, g.bias_bits) + 2
         clipped = Signal(g.group * g.steps)
         for c in range(g.group):
