@@ -82,12 +82,14 @@ class DecisionCore(wiring.Component):
         m.submodules.counters = counters = DecisionCounters(g)
 
         # Control
-        begin = Signal()
-        m.d.comb += [begin.eq(self.start & ~self.busy), self.done.eq(head.done)]
+        begin, decided = Signal(), Signal()
+        m.d.comb += [begin.eq(self.start & ~self.busy), self.done.eq((head.done | decided) & window.settled)]
+        with m.If(head.done):
+            m.d.sync += decided.eq(1)
         with m.If(begin):
             m.d.sync += self.busy.eq(1)
-        with m.Elif(head.done):
-            m.d.sync += self.busy.eq(0)
+        with m.Elif(self.done):
+            m.d.sync += [self.busy.eq(0), decided.eq(0)]
         m.d.comb += [
             sequencer.start.eq(begin),
             embed.start.eq(begin),
@@ -96,7 +98,7 @@ class DecisionCore(wiring.Component):
             head.clear.eq(begin),
             counters.clear.eq(begin),
             window.start.eq(begin),
-            window.advance.eq(head.done),
+            window.advance.eq(self.done),
             window.new_episode.eq(self.new_episode & ~self.busy),
             self.tokens.eq(window.tokens),
         ]
