@@ -26,8 +26,8 @@ class LifNeuron(wiring.Component):
 
     Timing
     ------
-    A token per cycle, no back-pressure. `STEPS_PER_STAGE` steps between registers; the output is combinational after
-    the last stage's adders, for the spike memory's write port to register.
+    A token per cycle, no back-pressure. `STEPS_PER_STAGE` steps between registers; the spikes are registered too, for
+    what reads them decides in the same cycle whether a pass goes on.
 
     """
 
@@ -36,7 +36,7 @@ class LifNeuron(wiring.Component):
     @classmethod
     def latency(cls, g: Geometry) -> int:
         """Return the cycles from currents to spikes."""
-        return (g.steps - 1) // cls.STEPS_PER_STAGE
+        return -(-g.steps // cls.STEPS_PER_STAGE)
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -84,5 +84,5 @@ class LifNeuron(wiring.Component):
             m.d.comb += carried.eq(Mux(spike, 0, membrane))
             spikes.append(spike)
         for t, spike in enumerate(spikes):
-            m.d.comb += self.spikes[t].eq(spike)
+            m.d.sync += self.spikes[t].eq(spike)
         return m
