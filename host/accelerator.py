@@ -362,6 +362,17 @@ class Accelerator:
         section = self._sections["state"]
         return unpack_state(self.geometry, unpack_rows(self._read_section(section), 1, section, signed=False))
 
+    def peek(self, name: str, first: int, count: int) -> Words:
+        """Return words of a section, `count` from the word `first` on; what pads a row reads as zero."""
+        section, parts = self._sections[name], []
+        while count > 0:
+            page, at = divmod(first, PAGE_WORDS)
+            here = min(count, PAGE_WORDS - at)
+            self.bus.write32(self._at["PAGE"], section.page + page)
+            parts.append(self.bus.read_block(PAGE_OFFSET + 4 * at, here))
+            first, count = first + here, count - here
+        return np.concatenate(parts)
+
     def soft_reset(self) -> None:
         """Stop whatever runs; the policy stays loaded, the episode is forgotten."""
         self._control("SOFT_RESET")

@@ -109,13 +109,13 @@ def pack(policy: "Policy") -> PolicyImage:
     channels = (bias & ((1 << g.bias_bits) - 1)) | second << g.bias_bits
     rows["channels"] = channels.reshape(-1, g.group)
 
-    embed = np.zeros((d, _padded(g.input_size, embed_components(g))), np.int64)
+    embed: Integers = np.zeros((d, _padded(g.input_size, embed_components(g))), np.int64)
     embed[:, : policy.input_size] = t["embed.weight"]
     embed = embed.reshape(groups, g.group, -1).transpose(0, 2, 1)  # [groups, components, group]
     rows["embed"] = embed.reshape(-1, embed_components(g) * g.group)
 
     actions = policy.action_size
-    head = np.zeros((_padded(g.action_size, head_actions(g)), d), np.int64)
+    head: Integers = np.zeros((_padded(g.action_size, head_actions(g)), d), np.int64)
     head[:actions] = t["head.weight"]
     head = head.reshape(-1, head_actions(g), groups, g.group).swapaxes(1, 2)  # [rounds, groups, actions, group]
     rows["head"] = head.reshape(-1, head_actions(g) * g.group)
