@@ -348,9 +348,15 @@ class Geometry:
     def require_circuit(self) -> None:
         """Raise `GeometryError` where no circuit computes the attention."""
         _require(
-            self.attention == "pssa",
+            self.attention in ("pssa", "sssa", "tssa"),
             f"there is no circuit for {self.attention} yet, only for pssa: "
             "score this policy with python -m model.evaluate, or build a pssa geometry",
+        )
+        share = self.d_model // self.heads
+        _require(
+            share % self.group == 0 or self.group % share == 0,
+            f"no circuit has heads of {share} channels in groups of {self.group}: choose heads so that one is a multiple "
+            "of the other",
         )
 
     def with_attention(self, attention: str) -> "Geometry":
