@@ -29,8 +29,7 @@ def counts_per_head(g: Geometry) -> int:
 
 def counts_layout(g: Geometry, slots: int) -> data.ArrayLayout:
     """Return a group's counts for that many slots: slot by slot, head by head of the group; of SSSA, step by step."""
-    most = g.d_model // g.heads * (g.steps // counts_per_head(g))
-    per_head = data.ArrayLayout(most.bit_length(), counts_per_head(g))
+    per_head = data.ArrayLayout(g.count_bits, counts_per_head(g))
     return data.ArrayLayout(data.ArrayLayout(per_head, heads_per_group(g)), slots)
 
 

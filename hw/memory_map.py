@@ -56,8 +56,7 @@ def _attention_shapes(g: Geometry) -> tuple[tuple[str, int, int, bool, str], ...
             g.layers * g.window * g.groups,
             2 * g.group * g.steps,
             False,
-            "probe: spikes of the keys, then of the values, each channel by channel, step by step; slot by slot of each "
-            "layer, a row per group",
+            "probe: keys, then values, each channel by channel, step by step; slot by slot of each layer, a row per group",
         ),
     )
     return {
