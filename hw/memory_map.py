@@ -56,7 +56,7 @@ def _attention_shapes(g: Geometry) -> tuple[tuple[str, int, int, bool, str], ...
             g.layers * g.window * g.groups,
             2 * g.group * g.steps,
             False,
-            "probe: keys, then values, each channel by channel, step by step; slot by slot of each layer, a row per group",
+            "probe: keys, then values, channel by channel, step by step; slot by slot of each layer, a row per group",
         ),
     )
     return {
