@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.bus import Words
-from hw.memory_map import Section, channel_bits, memory_map, passes
+from hw.memory_map import Section, channel_bits, embed_components, head_actions, memory_map, passes
 from model.deployed.geometry import Geometry
 
 if TYPE_CHECKING:  # a board server loads images, and reads no artifacts
@@ -51,6 +51,11 @@ def unpack_rows(words: Words, bits: int, section: Section, signed: bool) -> Inte
     if signed:
         weights[-1] = -weights[-1]
     return spread.reshape(section.rows, fields, bits) @ weights
+
+
+def _padded(count: int, together: int) -> int:
+    """Return the count, rounded up to whole rows of as many as are stored together."""
+    return -(-count // together) * together
 
 
 def _channel_spans(g: Geometry) -> Iterator[tuple[slice, str | None, str]]:
@@ -102,14 +107,16 @@ def pack(policy: "Policy") -> PolicyImage:
     channels = (bias & ((1 << g.bias_bits) - 1)) | second << g.bias_bits
     rows["channels"] = channels.reshape(-1, g.group)
 
-    embed = np.zeros((d, g.input_size), np.int64)
+    embed = np.zeros((d, _padded(g.input_size, embed_components(g))), np.int64)
     embed[:, : policy.input_size] = t["embed.weight"]
-    rows["embed"] = embed.reshape(groups, g.group, g.input_size).transpose(0, 2, 1).reshape(-1, g.group)
+    embed = embed.reshape(groups, g.group, -1).transpose(0, 2, 1)  # [groups, components, group]
+    rows["embed"] = embed.reshape(-1, embed_components(g) * g.group)
 
     actions = policy.action_size
-    head = np.zeros((g.action_size, d), np.int64)
+    head = np.zeros((_padded(g.action_size, head_actions(g)), d), np.int64)
     head[:actions] = t["head.weight"]
-    rows["head"] = head.reshape(-1, g.group)
+    head = head.reshape(-1, head_actions(g), groups, g.group).swapaxes(1, 2)  # [rounds, groups, actions, group]
+    rows["head"] = head.reshape(-1, head_actions(g) * g.group)
     rows["head_bias"] = np.zeros((g.action_size, 1), np.int64)
     low = t["head.bias"] & ((1 << HEAD_BIAS_BITS) - 1)
     rows["head_bias"][:actions, 0] = low | t["head.shift"] << HEAD_BIAS_BITS
@@ -150,11 +157,11 @@ def unpack(g: Geometry, sections: Mapping[str, Words], registers: Mapping[str, i
     low = head_bias & ((1 << HEAD_BIAS_BITS) - 1)
     tensors: dict[str, NDArray[Any]] = {
         "entry.threshold": np.array([registers["ENTRY_THRESHOLD"]]),
-        "embed.weight": fields("embed")
-        .reshape(g.groups, g.input_size, g.group)
-        .transpose(0, 2, 1)
-        .reshape(d, g.input_size)[:, :inputs],
-        "head.weight": fields("head").reshape(g.action_size, d)[:actions],
+        "embed.weight": fields("embed").reshape(g.groups, -1, g.group).transpose(0, 2, 1).reshape(d, -1)[:, :inputs],
+        "head.weight": fields("head")
+        .reshape(-1, g.groups, head_actions(g), g.group)
+        .swapaxes(1, 2)
+        .reshape(-1, d)[:actions],
         "head.bias": low - ((low >> (HEAD_BIAS_BITS - 1)) << HEAD_BIAS_BITS),
         "head.shift": head_bias >> HEAD_BIAS_BITS,
         "head.table": fields("table")[:, 0],

@@ -23,16 +23,18 @@ try:
     caches.keep_here()  # the report imports matplotlib
 
     from host.accelerator import AcceleratorError
-    from host.agent import Agent, AgentError
+    from host.agent import AgentError
     from host.bus import BusError
-    from host.check import Difference, GoldenCheck
+    from host.check import Difference
+    from host.cockpit import Cockpit, cockpit
     from host.devices import add_device_options, device_name, open_device
-    from host.environment import UnsuitableEnvironment, make_environment
+    from host.environment import UnsuitableEnvironment
     from host.episode import Episode, fly
     from host.local import LocalError
     from host.power.files import PowerFileError, in_short, read_power_result
     from host.report import write_report
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
+    from host.side_by_side import JobError, fly_side_by_side
     from host.video import Gif, Video, VideoError, choose_renderer, no_renderer
     from model.data.environments import DataError
     from model.deployed import zoo
@@ -48,6 +50,7 @@ EXPECTED = (
     BusError,
     Difference,
     GeometryError,
+    JobError,
     LocalError,
     PowerFileError,
     RunFolderError,
@@ -120,6 +123,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--env", help="Gymnasium environment (default: the policy's)")
     add("--episodes", type=number(int, low=1), help="how many to fly (default: 1), or to replay (default: all)")
+    add(
+        "--jobs",
+        type=number(int, low=1),
+        default=1,
+        help="episodes side by side, each on a circuit of its own (default: 1)",
+    )
     add("--seed", type=number(int, low=0), default=0, help="of the first episode; the next ones count up (default: 0)")
     add("--target-return", type=number(float), help="return to ask for (default: the policy's)")
     add("--check", action=argparse.BooleanOptionalAction, help="compare every decision with the golden network")
@@ -141,6 +150,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--video", action="store_true", help="also film the episodes (mp4)")
     add("--gif", action="store_true", help="also film them as a small gif: fewer frames, half as large")
     options = parser.parse_args(arguments)
+    if options.jobs > 1 and (options.board or options.replay or options.video or options.gif):
+        parser.error("--jobs is for simulated circuits without a film: no --board, --replay, --video or --gif with it")
     if options.replay:
         unused = [
             name for name in ("env", "out", "video", "check", "power") if getattr(options, name) not in (None, False)
@@ -199,34 +210,27 @@ class Run:
             filming = self._or_no_video(choose_renderer)
         else:
             no_renderer()
-        environment = make_environment(self.name, self.policy, render=filming)
         with contextlib.ExitStack() as at_end:
-            at_end.callback(environment.close)
-            device = open_device(options, self.policy.geometry, say)
-            accelerator = device.driver
-            at_end.callback(accelerator.close)
-            if device.name == "board":
-                say(f"deciding on {device.reason}")
-            accelerator.load(self.policy)
-            self.board = device.board_facts(accelerator.clock_mhz)
-            agent = Agent(accelerator, self.policy, environment.action_space, self.target)
-            check = GoldenCheck(self.policy) if options.check else None
+            ready = at_end.enter_context(cockpit(options, self.policy, self.name, self.target, say, filming))
+            self.board = ready.device.board_facts(ready.device.driver.clock_mhz)
             self.folder = new_folder(options.out)
             table = StepTable(self.folder / "steps.csv", self.policy)
             at_end.callback(table.close)
             for name, kind, wanted in (("episode.mp4", Video, options.video), ("episode.gif", Gif, options.gif)):
                 if filming and wanted:
-                    self.films.append(kind(self.folder / name, environment))
+                    self.films.append(kind(self.folder / name, ready.environment))
                     at_end.callback(self.films[-1].close)
             release = at_end.enter_context(held_interrupts())
+            if options.jobs > 1:
+                self._fly_side_by_side(table, release)
+                return
             for index in range(options.episodes):
-                self._fly_one(index, environment, agent, accelerator, check, table, release)
+                self._fly_one(index, ready, table, release)
 
-    def _fly_one(self, index, environment, agent, accelerator, check, table, release) -> None:
+    def _fly_one(self, index: int, ready: Cockpit, table: StepTable, release: Callable[[], None]) -> None:
         episode = Episode(self.options.seed + index)
         self.episodes.append(episode)
-        length = environment.spec.max_episode_steps if environment.spec else None
-        progress = Progress(f"episode {index} seed {episode.seed}", length, self.options.clock_mhz)
+        progress = Progress(f"episode {index} seed {episode.seed}", ready.length, self.options.clock_mhz)
 
         def on_step(episode: Episode) -> None:
             table.add(index, episode)
@@ -235,10 +239,26 @@ class Run:
             release()
 
         try:
-            fly(episode, environment, agent, accelerator, check, on_step)
+            fly(episode, ready.environment, ready.agent, ready.device.driver, ready.check, on_step)
         finally:
             progress.close()
         print(self._line(index, episode), flush=True)
+
+    def _fly_side_by_side(self, table: StepTable, release: Callable[[], None]) -> None:
+        options = self.options
+        self.episodes = [Episode(options.seed + index) for index in range(options.episodes)]
+        with tqdm(desc=f"{options.episodes} episodes", unit="step", disable=None, leave=False) as bar:
+
+            def on_step(index: int, episode: Episode) -> None:
+                table.add(index, episode)
+                bar.update()
+                release()
+
+            def on_end(index: int, episode: Episode) -> None:
+                bar.clear()
+                print(self._line(index, episode), flush=True)
+
+            fly_side_by_side(options, EXPECTED, self.policy, self.name, self.target, self.episodes, on_step, on_end)
 
     @staticmethod
     def _or_no_video(act: Callable[[], None]) -> bool:

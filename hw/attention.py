@@ -17,9 +17,10 @@ def attention_members(g: Geometry) -> dict[str, Any]:
 
     new_episode : forget all tokens
     start : a decision begins
-    advance : a decision is over, its token becomes the previous one
+    advance : a decision is over, its token becomes the previous one; honoured while `settled`
     tokens : tokens of the episode before this decision's, saturating at `reach` + 1
     ready : values may come
+    settled : nothing is being worked out ahead; only then a decision may end, since the host may own the memories next
     i_valid, i_group, i_info, i : spikes of KEY, VALUE and QUERY passes from the neuron bank, a group at a time
     drained : the last group of the last of these passes enters the neuron bank
     o_valid, o_group, o_last, o_info, o : currents of the WINDOW pass for the neuron bank, a group a cycle
@@ -33,6 +34,7 @@ def attention_members(g: Geometry) -> dict[str, Any]:
         "advance": In(1),
         "tokens": Out(range(g.reach + 2)),
         "ready": Out(1),
+        "settled": Out(1),
         "i_valid": In(1),
         "i_group": In(range(g.groups)),
         "i_info": In(pass_layout(g)),
@@ -48,7 +50,10 @@ def attention_members(g: Geometry) -> dict[str, Any]:
 
 
 def ring_slot(m: Module, unit: Any) -> Signal:
-    """Count a unit's `tokens` and return which of `reach` + 1 slots the newest one takes."""
+    """Count a unit's `tokens` and return which of `reach` + 1 slots the newest one takes.
+
+    What the tokens before an episode left there is not cleared: who reads older slots compares with `tokens`.
+    """
     length = unit.geometry.reach + 1
     slot = Signal(range(length))
     with m.If(unit.advance):

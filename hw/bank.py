@@ -20,8 +20,9 @@ class NeuronBank(wiring.Component):
 
     Members
     -------
-    i_valid, i_group, i_last, i_info, i : sums of a group
-    i_embed : in an EMBED pass, the embedding's sums
+    i_valid, i_group, i_last, i_info : sums of a group come in the next cycle
+    i : these sums, a cycle after `i_valid`
+    i_embed : in an EMBED pass, the embedding's sums instead
     residual_* : port of the residual store
     entry_threshold : threshold of neurons on a residual membrane
     channels, busy : policy loading
@@ -32,7 +33,7 @@ class NeuronBank(wiring.Component):
 
     @staticmethod
     def latency(g: Geometry) -> int:
-        """Return the cycles from sums to spikes: parameters, current, neuron."""
+        """Return the cycles from `i_valid` to spikes: parameters, current, neuron."""
         return 2 + LifNeuron.latency(g)
 
     def __init__(self, geometry: Geometry) -> None:
@@ -83,13 +84,9 @@ class NeuronBank(wiring.Component):
             channels.rows[0].eq(self.i_info.number * g.groups + self.i_group),
             channels.enable.eq(self.i_valid),
         ]
-        sums = [Signal(steps_layout(g, g.accumulator_bits), name=f"sums{c}", reset_less=True) for c in range(g.group)]
-        embedded = [Signal(signed(g.embed_bits), name=f"embedded{c}", reset_less=True) for c in range(g.group)]
         valid1, side1 = Signal(), Signal(side, reset_less=True)
         m.d.sync += [valid1.eq(self.i_valid)]
         with m.If(self.i_valid):
-            m.d.sync += [register.eq(value) for register, value in zip(sums, self.i, strict=True)]
-            m.d.sync += [register.eq(value) for register, value in zip(embedded, self.i_embed, strict=True)]
             m.d.sync += [
                 side1.group.eq(self.i_group),
                 side1.last.eq(self.i_last),
@@ -119,8 +116,8 @@ class NeuronBank(wiring.Component):
         m.d.sync += valid2.eq(valid1)
         for c in range(g.group):
             m.d.comb += [
-                self.residual_sums[c].eq(sums[c]),
-                self.residual_embedded[c].eq(embedded[c]),
+                self.residual_sums[c].eq(self.i[c]),
+                self.residual_embedded[c].eq(self.i_embed[c]),
                 self.residual_bias[c].eq(parameters[c].bias),
                 self.residual_level[c].eq(parameters[c].level),
             ]
@@ -129,7 +126,7 @@ class NeuronBank(wiring.Component):
             for t in range(g.steps):
                 with m.If(valid1):
                     m.d.sync += currents[c][t].eq(
-                        Mux(on_residual, self.residual[c][t], sums[c][t] + parameters[c].bias)
+                        Mux(on_residual, self.residual[c][t], self.i[c][t] + parameters[c].bias)
                     )
         with m.If(valid1):
             m.d.sync += side2.eq(side1)

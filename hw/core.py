@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The decision core: one token in, through all layers, one action out."""
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -87,12 +87,14 @@ class DecisionCore(wiring.Component):
         m.submodules.counters = counters = DecisionCounters(g)
 
         # Control
-        begin = Signal()
-        m.d.comb += [begin.eq(self.start & ~self.busy), self.done.eq(head.done)]
+        begin, decided = Signal(), Signal()
+        m.d.comb += [begin.eq(self.start & ~self.busy), self.done.eq((head.done | decided) & window.settled)]
+        with m.If(head.done):
+            m.d.sync += decided.eq(1)
         with m.If(begin):
             m.d.sync += self.busy.eq(1)
-        with m.Elif(head.done):
-            m.d.sync += self.busy.eq(0)
+        with m.Elif(self.done):
+            m.d.sync += [self.busy.eq(0), decided.eq(0)]
         m.d.comb += [
             sequencer.start.eq(begin),
             embed.start.eq(begin),
@@ -101,7 +103,7 @@ class DecisionCore(wiring.Component):
             head.clear.eq(begin),
             counters.clear.eq(begin),
             window.start.eq(begin),
-            window.advance.eq(head.done),
+            window.advance.eq(self.done),
             window.new_episode.eq(self.new_episode & ~self.busy),
             self.tokens.eq(window.tokens),
         ]
@@ -130,6 +132,12 @@ class DecisionCore(wiring.Component):
             sequencer.window_ready.eq(window.ready),
             window.drained.eq(lanes.o_valid & lanes.o_last & (lanes.o_info.kind == last_projection)),
         ]
+        # what comes into the bank is announced a cycle before, so that it looks its parameters up meanwhile
+        attended = Signal()
+        currents = [
+            Signal.like(of_channel, name=f"currents{c}", reset_less=True) for c, of_channel in enumerate(window.o)
+        ]
+        m.d.sync += [attended.eq(window.o_valid), *(held.eq(now) for held, now in zip(currents, window.o, strict=True))]
         with m.If(embed.o_valid):
             m.d.comb += [
                 bank.i_group.eq(embed.o_group),
@@ -142,16 +150,15 @@ class DecisionCore(wiring.Component):
                 bank.i_last.eq(window.o_last),
                 bank.i_info.eq(window.o_info),
             ]
-            for c in range(g.group):
-                for t in range(g.steps):
-                    m.d.comb += bank.i[c][t].eq(window.o[c][t])
         with m.Else():
             m.d.comb += [
                 bank.i_group.eq(lanes.o_group),
                 bank.i_last.eq(lanes.o_last),
                 bank.i_info.eq(lanes.o_info),
             ]
-            m.d.comb += [bank.i[c].eq(lanes.o[c]) for c in range(g.group)]
+        for c in range(g.group):
+            for t in range(g.steps):
+                m.d.comb += bank.i[c][t].eq(Mux(attended, currents[c][t], lanes.o[c][t]))
         m.d.comb += [
             bank.i_valid.eq(embed.o_valid | window.o_valid | lanes.o_valid),
             bank.entry_threshold.eq(self.entry_threshold),

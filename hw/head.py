@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: MIT
 """The head: membranes summed over the SNN steps, a linear layer, and the action table."""
 
-from amaranth.hdl import Module, Mux, Signal, Value, ValueLike, signed
+from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.expressions import chosen, tree
 from hw.memory import PolicyMemory, load_port
-from hw.memory_map import memory_map
+from hw.memory_map import head_actions, memory_map
 from hw.passes import steps_layout
 from model.deployed.geometry import Geometry
-
-
-def _tree(terms: list[ValueLike]) -> ValueLike:
-    """Return the sum of terms, added in pairs: one after the other they become one long cascade of multipliers."""
-    while len(terms) > 1:
-        terms = [Value.cast(terms[at]) + terms[at + 1] for at in range(0, len(terms) - 1, 2)] + terms[len(terms) & ~1 :]
-    return terms[0]
 
 
 class Head(wiring.Component):
     """Compute `table[clip(floor((W sum_t x[t] + bias) / 2**shift) + entries/2)]` per action.
 
-    `group` multipliers, a group of channels per cycle, action by action; the first action follows the membranes as
-    they arrive.
+    `head_actions` times `group` multipliers: a round sums as many actions, a group of channels per cycle. The first
+    round follows the membranes as they arrive. A round's sums are looked up one by one, beside the next round.
 
     Members
     -------
@@ -35,11 +29,21 @@ class Head(wiring.Component):
 
     Timing
     ------
-    `done` comes `LATENCY + count * groups` cycles after the first group.
+    `done` comes `latency(g, count)` cycles after the first group.
 
     """
 
-    LATENCY = 8
+    @staticmethod
+    def round_cycles(g: Geometry) -> int:
+        """Return the cycles from round to round: its groups, or its actions where these are more."""
+        return max(g.groups, head_actions(g))
+
+    @classmethod
+    def latency(cls, g: Geometry, count: int) -> int:
+        """Return the cycles from the first group to `done` for `count` actions."""
+        rounds = -(-count // head_actions(g))
+        left = count - (rounds - 1) * head_actions(g)
+        return 8 + (rounds - 1) * cls.round_cycles(g) + g.groups + left
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -83,50 +87,83 @@ class Head(wiring.Component):
             for c in range(g.group):
                 m.d.sync += summed[c].eq(sum(self.i[c][t] for t in range(g.steps)))
 
-        # Address: the groups of the first action right behind their writes
-        action, group = Signal(range(g.action_size)), Signal(range(g.groups))
-        running = Signal()
-        side = data.StructLayout({"action": range(g.action_size), "first": 1, "last": 1, "final": 1})
+        # Address: the groups of the first round right behind their writes
+        actions, rounds = head_actions(g), -(-g.action_size // head_actions(g))
+        turn, group = Signal(range(rounds)), Signal(range(self.round_cycles(g)))
+        running, reading = Signal(), Signal()
+        side = data.StructLayout({"turn": range(rounds), "first": 1, "last": 1})
+        final_turn = Signal()
+        m.d.comb += [reading.eq(running & (group < g.groups)), final_turn.eq((turn + 1) * actions >= self.count)]
         with m.If(running):
             m.d.sync += group.eq(group + 1)
-            with m.If(group == g.groups - 1):
-                m.d.sync += [group.eq(0), action.eq(action + 1)]
-                with m.If(action + 1 == self.count):
-                    m.d.sync += [running.eq(0), action.eq(0)]
+            with m.If(group == self.round_cycles(g) - 1):
+                m.d.sync += [group.eq(0), turn.eq(turn + 1)]
+                with m.If(final_turn):
+                    m.d.sync += running.eq(0)
         with m.If(write.en & (write.addr == 0)):
-            m.d.sync += [running.eq(1), action.eq(0), group.eq(0)]
-        m.d.comb += [read.addr.eq(group), weights.rows[0].eq(action * g.groups + group)]
+            m.d.sync += [running.eq(1), turn.eq(0), group.eq(0)]
+        m.d.comb += [read.addr.eq(group), weights.rows[0].eq(turn * g.groups + group)]
 
-        sides = [Signal(side, name=f"side{stage}") for stage in range(1, 7)]
-        valids = [Signal(name=f"valid{stage}") for stage in range(1, 7)]
+        sides = [Signal(side, name=f"side{stage}", reset_less=True) for stage in range(1, 4)]
+        valids = [Signal(name=f"valid{stage}") for stage in range(1, 4)]
         m.d.sync += [
-            valids[0].eq(running),
-            sides[0].action.eq(action),
+            valids[0].eq(reading),
+            sides[0].turn.eq(turn),
             sides[0].first.eq(group == 0),
             sides[0].last.eq(group == g.groups - 1),
-            sides[0].final.eq(action + 1 == self.count),
         ]
-        for stage in range(1, 6):
+        for stage in (1, 2):
             m.d.sync += [valids[stage].eq(valids[stage - 1]), sides[stage].eq(sides[stage - 1])]
 
         # Multiply, add, accumulate
         operand = Signal(sums_layout, reset_less=True)
-        products = Signal(data.ArrayLayout(signed(g.step_sum_bits + g.dense_weight_bits), g.group), reset_less=True)
-        partial = Signal(signed(g.head_bits), reset_less=True)
-        total = Signal(signed(g.head_bits), reset_less=True)
+        product = signed(g.step_sum_bits + g.dense_weight_bits)
+        wide = signed(g.head_bits)
+        running_totals = [Signal(wide, name=f"running_total{action}", reset_less=True) for action in range(actions)]
+        totals = [Signal(wide, name=f"totals{action}", reset_less=True) for action in range(actions)]
         m.d.sync += operand.eq(read.data)
         bits = g.dense_weight_bits
-        for c in range(g.group):
-            weight = weights.row_data[0][c * bits : (c + 1) * bits].as_signed()
-            with m.If(valids[0]):
-                m.d.sync += products[c].eq(weight * operand[c])
-        with m.If(valids[1]):
-            m.d.sync += partial.eq(_tree([products[c] for c in range(g.group)]))
-        with m.If(valids[2]):
-            m.d.sync += total.eq(Mux(sides[2].first, 0, total) + partial)
+        for action in range(actions):
+            products = []
+            for c in range(g.group):
+                weight = weights.row_data[0][(action * g.group + c) * bits :][:bits].as_signed()
+                products.append(Signal(product, name=f"product{action}_{c}", reset_less=True))
+                with m.If(valids[0]):
+                    m.d.sync += products[-1].eq(weight * operand[c])
+            partial = Signal(signed(g.head_bits), name=f"partial{action}", reset_less=True)
+            with m.If(valids[1]):
+                m.d.sync += partial.eq(tree(products))
+            total = Signal(signed(g.head_bits), name=f"total{action}")
+            m.d.comb += total.eq(Mux(sides[2].first, 0, running_totals[action]) + partial)
+            with m.If(valids[2]):
+                m.d.sync += running_totals[action].eq(total)
+                with m.If(sides[2].last):
+                    m.d.sync += totals[action].eq(total)
+
+        # Take the sums of a round one by one, while the next round adds
+        looking, nth, first_action = Signal(), Signal(range(actions)), Signal(range(g.action_size))
+        looked_up = Signal(range(g.action_size))
+        m.d.comb += looked_up.eq(first_action + nth)
+        with m.If(looking):
+            m.d.sync += nth.eq(nth + 1)
+            with m.If((nth == actions - 1) | (looked_up + 1 == self.count)):
+                m.d.sync += looking.eq(0)
+        with m.If(valids[2] & sides[2].last):
+            m.d.sync += [looking.eq(1), nth.eq(0), first_action.eq(sides[2].turn * actions)]
 
         # Shift, clip, look up
-        m.d.comb += biases.rows[0].eq(sides[2].action)
+        taken = data.StructLayout({"valid": 1, "action": range(g.action_size), "final": 1})
+        stages = [Signal(taken, name=f"taken{stage}") for stage in range(1, 4)]
+        m.d.sync += [
+            stages[0].valid.eq(looking),
+            stages[0].action.eq(looked_up),
+            stages[0].final.eq(looked_up + 1 == self.count),
+            stages[1].eq(stages[0]),
+            stages[2].eq(stages[1]),
+        ]
+        total = Signal(wide, reset_less=True)
+        m.d.sync += total.eq(chosen(totals, nth))
+        m.d.comb += biases.rows[0].eq(looked_up)
         bias = biases.row_data[0][:32].as_signed()
         shift = biases.row_data[0][32:37]
         scaled = Signal(signed(g.head_bits + 1))
@@ -137,9 +174,9 @@ class Head(wiring.Component):
             Mux(scaled < -half, 0, Mux(scaled > half - 1, 2 * half - 1, (scaled + half)[: g.table_log2]))
         )
         m.d.comb += table.rows[0].eq(entry)
-        m.d.sync += self.done.eq(valids[5] & sides[5].last & sides[5].final)
-        with m.If(valids[5] & sides[5].last):
-            m.d.sync += self.actions[sides[5].action].eq(table.row_data[0].as_signed())
+        m.d.sync += self.done.eq(stages[2].valid & stages[2].final)
+        with m.If(stages[2].valid):
+            m.d.sync += self.actions[stages[2].action].eq(table.row_data[0].as_signed())
         with m.If(self.clear):
             m.d.sync += self.actions.eq(0)
         return m

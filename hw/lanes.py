@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: MIT
 """The lane array: adds fetched weight rows into d_model x T accumulators and drains them group by group."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.expressions import chosen, tree
 from hw.memory import load_port
 from hw.memory_map import memory_map
 from hw.passes import pass_layout, steps_layout
 from hw.walker import fetch_layout
 from hw.weights import WeightRows
 from model.deployed.geometry import Geometry
+
+
+def _extended(value: Value, width: int) -> Value:
+    """Return an unsigned value in `width` bits; a pass of so few inputs that it does not fit has none so large."""
+    return Cat(value, Const(0, width))[:width]
 
 
 class LaneArray(wiring.Component):
@@ -28,15 +34,16 @@ class LaneArray(wiring.Component):
     fetch, fetch_valid : from the row walker
     clear : zero the accumulators (start of a decision)
     load, busy : policy loading
-    o_valid, o_group, o_last, o_info, o : a drained group: number, whether it is the pass's last, its pass and its sums
+    o_valid, o_group, o_last, o_info : a group drains: its number, whether it is the pass's last, and its pass
+    o : its sums, a cycle after `o_valid`
 
     Timing
     ------
-    The first group leaves `LATENCY` cycles after the pass's last fetch, the others one a cycle.
+    The first group's `o_valid` comes `LATENCY` cycles after the pass's last fetch, the others one a cycle.
 
     """
 
-    LATENCY = 4
+    LATENCY = 3
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -87,20 +94,24 @@ class LaneArray(wiring.Component):
                 with m.If(fetched):
                     m.d.sync += rows[port].eq(weights.row_data[port])
 
-        # Gate each row by its spikes, add: a field is an accumulator wide, a weight fills its low bits
-        gates = [Signal(g.steps * width, name=f"gate{p}") for p in range(ports)]
+        # Gate the rows by their spikes and add them, the steps side by side in one adder, then to the accumulators
+        field = bits + (ports - 1).bit_length()
+        gates = [Signal(g.steps * field, name=f"gate{p}") for p in range(ports)]
         for port in range(ports):
             for t in range(g.steps):
-                m.d.comb += gates[port][t * width : t * width + bits].eq(spikes[port][t].replicate(bits))
+                m.d.comb += gates[port][t * field : t * field + bits].eq(spikes[port][t].replicate(bits))
         accumulators = [Signal(g.steps * width, name=f"lane{c}", reset_less=True) for c in range(g.d_model)]
         sums = [Signal(g.steps * width, name=f"sum{c}") for c in range(g.d_model)]
         for c in range(g.d_model):
-            total = accumulators[c]
+            gated = []
             for port in range(ports):
-                weight = Signal(width, name=f"weight{c}_{port}")
+                weight = Signal(field, name=f"weight{c}_{port}")
                 m.d.comb += weight.eq(rows[port][c * bits : (c + 1) * bits] ^ (1 << (bits - 1)))
-                total = total + (weight.replicate(g.steps) & gates[port])
-            m.d.comb += sums[c].eq(total)
+                gated.append(weight.replicate(g.steps) & gates[port])
+            together = Signal(g.steps * field, name=f"together{c}")
+            m.d.comb += together.eq(tree(gated))
+            spread = [together[t * field : (t + 1) * field] for t in range(g.steps)]
+            m.d.comb += sums[c].eq(accumulators[c] + Cat(_extended(of_step, width) for of_step in spread))
             with m.If(valid2):
                 m.d.sync += accumulators[c].eq(sums[c])
             with m.If(self.clear | last2):
@@ -128,7 +139,7 @@ class LaneArray(wiring.Component):
             m.d.sync += [info3.eq(info2), draining.eq(1), number.eq(0)]
             m.d.sync += [shadow.eq(total) for shadow, total in zip(shadows, sums, strict=True)]
             m.d.sync += [offset.eq(count << (bits - 1)) for offset, count in zip(offsets, counted, strict=True)]
-        m.d.sync += [
+        m.d.comb += [
             self.o_valid.eq(draining),
             self.o_group.eq(number),
             self.o_last.eq(number == g.groups - 1),
@@ -136,10 +147,7 @@ class LaneArray(wiring.Component):
         ]
         for c in range(g.group):
             drained = Signal(g.steps * width, name=f"drained{c}")
-            with m.Switch(number):
-                for index in range(g.groups):
-                    with m.Case(index):
-                        m.d.comb += drained.eq(shadows[index * g.group + c])
+            m.d.comb += drained.eq(chosen(shadows[c :: g.group], number))
             with m.If(draining):
                 for t in range(g.steps):
                     m.d.sync += self.o[c][t].eq(drained[t * width : (t + 1) * width] - offsets[t])

@@ -48,6 +48,16 @@ def channel_bits(g: Geometry) -> int:
     return g.bias_bits + level_bits(g)
 
 
+def embed_components(g: Geometry) -> int:
+    """Token components that the embedding multiplies in a cycle: what 128 multipliers serve in a group."""
+    return min(g.input_size, max(1, 128 // g.group))
+
+
+def head_actions(g: Geometry) -> int:
+    """Actions that the head sums in a cycle: what 48 multipliers serve in a group."""
+    return min(g.action_size, max(1, 48 // g.group))
+
+
 def _attention_shapes(g: Geometry) -> tuple[tuple[str, int, int, bool, str], ...]:
     """Return name, rows, row_bits, writable and doc of each memory of the geometry's attention."""
     match = (
@@ -102,17 +112,17 @@ def memory_map(g: Geometry) -> dict[str, Section]:
         ),
         (
             "embed",
-            g.groups * g.input_size,
-            g.group * g.dense_weight_bits,
+            g.groups * -(-g.input_size // embed_components(g)),
+            embed_components(g) * g.group * g.dense_weight_bits,
             True,
-            "embedding weights: group by group, a row per token component",
+            f"embedding weights: group by group, a row per {embed_components(g)} token components, one after the other",
         ),
         (
             "head",
-            g.action_size * g.groups,
-            g.group * g.dense_weight_bits,
+            -(-g.action_size // head_actions(g)) * g.groups,
+            head_actions(g) * g.group * g.dense_weight_bits,
             True,
-            "head weights: action by action, a row per group",
+            f"head weights: {head_actions(g)} actions at a time, a row per group, one action after the other",
         ),
         ("head_bias", g.action_size, 37, True, "signed 32-bit bias, then a 5-bit shift, per action"),
         ("table", 1 << g.table_log2, 16, True, "action table, signed"),

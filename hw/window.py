@@ -15,8 +15,9 @@ class PssaWindow(wiring.Component):
     """Compute `q AND sum_d P[d] (k AND v)[n-d]` per channel and step (paper: PSSA, relative positions).
 
     The taps of the S-1 older tokens do not depend on this decision, so they are accumulated ahead, while the lane
-    array does other passes; the newest token's tap is added as its values arrive, and the sums leave gated by the
-    queries. One set of `group` x T adders does both.
+    array does other passes: of the next layer once a layer's sums are sent, of the next token's first layer after the
+    last. The newest token's tap is added as its values arrive, and the sums leave gated by the queries. One set of
+    `group` x T adders does both.
 
     Parameters
     ----------
@@ -32,8 +33,8 @@ class PssaWindow(wiring.Component):
 
     Timing
     ------
-    Older taps take `groups * (S - 1) + 2` cycles per layer, from the start of the decision or the layer before's
-    last sums. Sums follow `drained` by one cycle, or by as many as the first queries need through the bank.
+    Older taps take `groups * (S - 1) + 1` cycles per layer, from the last sums of the layer before. Sums follow
+    `drained` by one cycle, or by as many as the first queries need through the bank.
 
     """
 
@@ -77,19 +78,26 @@ class PssaWindow(wiring.Component):
                 m.d.sync += [tap.eq(1), group.eq(group + 1)]
                 with m.If(group == g.groups - 1):
                     m.d.sync += gathering.eq(0)
-        with m.If(self.start | sent):
-            m.d.sync += [gathering.eq(1), tap.eq(1), group.eq(0), layer.eq(Mux(self.start, 0, layer + 1))]
+        upcoming = Signal()  # these taps are the next decision's
+        last_layer = layer == g.layers - 1
+        with m.If(sent):
+            m.d.sync += [gathering.eq(1), tap.eq(1), group.eq(0)]
+            m.d.sync += [upcoming.eq(last_layer), layer.eq(Mux(last_layer, 0, layer + 1))]
+        with m.If(self.start):
+            m.d.sync += [upcoming.eq(0), layer.eq(0)]
 
         # Look up tap and spikes: of an older token, or of the values that just came
         m.submodules.tap_store = taps = PolicyMemory(memory_map(g)["taps"])
         m.submodules.ring_store = ring = memory.Memory(shape=group_bits, depth=g.layers * g.window * g.groups, init=[])
         write, read = ring.write_port(), ring.read_port()
         wiring.connect(m, wiring.flipped(self.taps), taps.load)
-        holder = Signal(range(g.window))
+        # the newest token is still the one before where the taps are those of the next
+        age, holder = Signal(range(g.window)), Signal(range(g.window))
         word_bits = (memory_map(g)["ring"].stride - 1).bit_length()
         word = Signal(max(1, word_bits))
         m.d.comb += [
-            holder.eq(Mux(tap > slot, slot + g.window - tap, slot - tap)),
+            age.eq(tap - upcoming),
+            holder.eq(Mux(age > slot, slot + g.window - age, slot - age)),
             taps.busy.eq(self.busy),
             taps.enable.eq(gathering | value_valid),
             taps.rows[0].eq(
@@ -115,10 +123,11 @@ class PssaWindow(wiring.Component):
             side1.first.eq(tap == 1),
             side1.last.eq(value_valid | (tap == g.window - 1)),
             side1.value.eq(value_valid),
-            side1.absent.eq(~value_valid & (tap > self.tokens)),
+            side1.absent.eq(~value_valid & (age > self.tokens)),
             values1.eq(both),
-            self.ready.eq(~gathering & ~valid1 & ~emitting & ~self.start),
+            self.ready.eq(self.settled & ~self.start),
         ]
+        m.d.comb += self.settled.eq(~gathering & ~emitting)
         layout = steps_layout(g, g.window_bits)
         m.submodules.sums = sums = memory.Memory(shape=data.ArrayLayout(layout, g.group), depth=g.groups, init=[])
         sums_write, sums_read = sums.write_port(), sums.read_port(domain="comb")
@@ -130,7 +139,9 @@ class PssaWindow(wiring.Component):
         for c in range(g.group):
             weight = taps.row_data[0][c * bits : (c + 1) * bits].as_signed()
             for t in range(g.steps):
-                kept = Mux(side1.value, sums_read.data[c][t], Mux(side1.first, 0, running[c][t]))
+                # an episode's first token has none before it, whatever was summed
+                before = Mux(side1.value & (self.tokens != 0), sums_read.data[c][t], 0)
+                kept = Mux(side1.value | side1.first, before, running[c][t])
                 m.d.comb += added[c][t].eq(kept + Mux(spikes[c][t], weight, 0))
         with m.If(valid1):
             m.d.sync += [register.eq(value) for register, value in zip(running, added, strict=True)]
@@ -158,7 +169,7 @@ class PssaWindow(wiring.Component):
             stores[Kind.QUERY].addr.eq(self.o_group),
             self.o_valid.eq(emitting),
             self.o_last.eq(self.o_group == g.groups - 1),
-            sent.eq(emitting & self.o_last & (layer != g.layers - 1)),
+            sent.eq(emitting & self.o_last),
             self.o_info.kind.eq(Kind.WINDOW),
             self.o_info.layer.eq(layer),
             self.o_info.number.eq(layer * g.passes_per_layer + position),

@@ -18,7 +18,7 @@ from sim.stimulus import integers, load, varied
 
 
 async def embed(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
-    """Products of whole and of short tokens; a group every `count` cycles."""
+    """Products of whole and of short tokens; a group every `interval` cycles."""
     compared, results = 0, []
     for turn in range(3):
         policy = random_policy(g, int(rng.integers(1 << 30)))
@@ -37,14 +37,14 @@ async def embed(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float
             began = unit.cycle
             for group in range(g.groups):
                 await unit.until("o_valid")
-                assert unit.cycle - began == Embedding.LATENCY + (group + 1) * Embedding.interval(count) - 1
+                assert unit.cycle - began == Embedding.LATENCY + (group + 1) * Embedding.interval(g, count) - 1
                 assert unit.get("o_group") == group
                 assert unit.get("o_last") == (group == g.groups - 1)
                 expected = weight[group * g.group : (group + 1) * g.group, :count] @ token[:count]
+                await unit.tick()
                 np.testing.assert_array_equal(unit.get("o"), expected)
                 results.append(expected)
                 compared += len(expected)
-                await unit.tick()
             await unit.tick(int(rng.integers(1, 4)))
             assert not unit.get("o_valid")
     varied(np.concatenate(results))
@@ -94,7 +94,7 @@ async def head(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float)
                 await unit.tick()
             unit.set("i_valid", 0)
             await unit.until("done")
-            assert unit.cycle - first == Head.LATENCY + policy.action_size * g.groups
+            assert unit.cycle - first == Head.latency(g, policy.action_size)
             found = list(unit.get("actions"))
             assert found == [*expected.tolist(), *[0] * (g.action_size - policy.action_size)]
             await unit.tick()

@@ -13,13 +13,17 @@ from sim.units import drain_cycles
 
 
 async def sequencer(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
-    """Decisions with a model of what comes back: each pass's spikes return late and with gaps."""
+    """Decisions with a model of what comes back: each pass's spikes return late and with gaps, some groups silent."""
     compared = 0
+
+    def spiking(*groups: int) -> np.ndarray:
+        return rng.integers(0, 1 << g.steps, (*groups, g.group)) * (rng.random((*groups, 1)) < 0.6)
+
     for _ in range(2):
-        entries = [rng.integers(0, 1 << g.steps, (g.groups, g.group)) for _ in range(1 + 2 * g.layers)]
-        attention = [rng.integers(0, 1 << g.steps, (g.groups, g.group)) for _ in range(g.layers)]
-        hidden = [rng.integers(0, 1 << g.steps, (g.mlp_ratio, g.groups, g.group)) for _ in range(g.layers)]
-        expected = []  # (kind, layer, part, number, spikes, last, row)
+        entries = [spiking(g.groups) for _ in range(1 + 2 * g.layers)]
+        attention = [spiking(g.groups) for _ in range(g.layers)]
+        hidden = [spiking(g.mlp_ratio, g.groups) for _ in range(g.layers)]
+        expected = []  # (kind, layer, part, number, spikes, last, row, what it waits for: list, sub-block, group)
         row, returns = 0, {}
         for layer in range(g.layers):
             number = 1 + layer * g.passes_per_layer
@@ -29,22 +33,24 @@ async def sequencer(unit: Ports, g: Geometry, rng: np.random.Generator, stall: f
                     number += 1
                     continue
                 for part in range(g.mlp_ratio if name == "fc1" else 1):
-                    source = {
-                        Kind.PROJ: attention[layer],
-                        Kind.FC1: entries[1 + 2 * layer],
-                        Kind.FC2: hidden[layer].reshape(-1, g.group),
-                    }.get(kind, entries[2 * layer])
+                    source, place = {
+                        Kind.PROJ: (attention[layer], ("attention", layer)),
+                        Kind.FC1: (entries[1 + 2 * layer], ("entry", 1 + 2 * layer)),
+                        Kind.FC2: (hidden[layer].reshape(-1, g.group), ("hidden", layer)),
+                    }.get(kind, (entries[2 * layer], ("entry", 2 * layer)))
                     for index, spikes in enumerate(source):
-                        expected.append((kind, layer, part, number, spikes, index == len(source) - 1, row))
+                        last = index == len(source) - 1
+                        if spikes.any() or last:
+                            expected.append((kind, layer, part, number, spikes, last, row, (*place, index)))
                         row += g.group
                     number += 1
                     # what this pass's last group brings back
                     returns[(kind, layer, part)] = {
-                        Kind.QUERY: (Kind.WINDOW, attention[layer]),
-                        Kind.PROJ: (Kind.PROJ, entries[1 + 2 * layer]),
-                        Kind.FC1: (Kind.FC1, hidden[layer][part]),
-                        Kind.FC2: (Kind.FC2, entries[2 + 2 * layer]),
-                    }.get(kind, (kind, rng.integers(0, 1 << g.steps, (g.groups, g.group))))
+                        Kind.QUERY: (Kind.WINDOW, attention[layer], ("attention", layer)),
+                        Kind.PROJ: (Kind.PROJ, entries[1 + 2 * layer], ("entry", 1 + 2 * layer)),
+                        Kind.FC1: (Kind.FC1, hidden[layer][part], ("hidden", layer)),
+                        Kind.FC2: (Kind.FC2, entries[2 + 2 * layer], ("entry", 2 + 2 * layer)),
+                    }.get(kind, (kind, spiking(g.groups), ("nowhere", 0)))
         assert row == g.weight_rows
         unit.set("start", 1)
         unit.set("window_ready", 0)
@@ -52,24 +58,32 @@ async def sequencer(unit: Ports, g: Geometry, rng: np.random.Generator, stall: f
         unit.set("start", 0)
         assert not unit.get("started")
         assert not unit.get("exhausted")
-        arriving = [(unit.cycle + 3, (Kind.EMBED, 0, 0, group, spikes)) for group, spikes in enumerate(entries[0])]
-        position = 0
+        arriving = [
+            (unit.cycle + 3, (Kind.EMBED, 0, 0, group, spikes, ("entry", 0))) for group, spikes in enumerate(entries[0])
+        ]
+        position, arrived = 0, set()
         while position < len(expected):
             unit.set("i_valid", 0)
             if arriving and arriving[0][0] <= unit.cycle and rng.random() >= stall:
-                kind, layer, part, group, spikes = arriving.pop(0)[1]
+                kind, layer, part, group, spikes, place = arriving.pop(0)[1]
+                arrived.add((*place, part * g.groups + group))
                 unit.set("i_valid", 1)
                 unit.set("i_group", group)
                 unit.set("i_info", {"kind": kind, "layer": layer, "part": part})
                 unit.set("i", spikes.tolist())
-            unit.set("window_ready", int(rng.random() >= stall))
+            window_ready = int(rng.random() >= stall)
+            unit.set("window_ready", window_ready)
             ready = int(rng.random() >= stall)
             unit.set("groups.ready", ready)
             await unit.settle()
+            # nothing waits for more than its spikes, not even for the next cycle
+            begun = position > 0 and expected[position - 1][:3] == expected[position][:3]
+            may = expected[position][0] != Kind.VALUE or window_ready or begun
+            assert unit.get("groups.valid") == (may and expected[position][-1] in arrived)
             taken = ready and unit.get("groups.valid")
             payload = unit.get("groups.payload")
             if taken:
-                kind, layer, part, number, spikes, last, row = expected[position]
+                kind, layer, part, number, spikes, last, row, _ = expected[position]
                 info = payload.info
                 assert (info.kind, info.layer, info.part, info.number) == (kind, layer, part, number)
                 assert info.final == (layer == g.layers - 1 and kind == Kind.FC2)
@@ -79,16 +93,16 @@ async def sequencer(unit: Ports, g: Geometry, rng: np.random.Generator, stall: f
                 compared += g.group
                 position += 1
                 if last:
-                    back, groups = returns[(kind, layer, part)]
+                    back, groups, place = returns[(kind, layer, part)]
                     due = unit.cycle + int(rng.integers(4, 12))
-                    arriving += [(due, (back, layer, part, group, words)) for group, words in enumerate(groups)]
+                    arriving += [(due, (back, layer, part, group, words, place)) for group, words in enumerate(groups)]
             await unit.tick()
         unit.set("i_valid", 0)
         assert unit.get("exhausted")
         assert unit.get("started")
         await unit.tick(3)
         assert not unit.get("groups.valid")
-    varied(np.concatenate([spikes for *_, spikes, _, _ in expected]))
+    varied(np.concatenate([spikes for *_, spikes, _, _, _ in expected]))
     return compared
 
 
@@ -244,12 +258,15 @@ async def lanes(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float
     outputs: list[tuple[int, int, int, int, np.ndarray]] = []
     last_at = []
 
+    announced: list[tuple[int, int, int, int]] = []
+
     async def tick() -> None:
         await unit.tick()
+        await unit.settle()
+        if announced:  # the cycle before
+            outputs.append((*announced.pop(), np.array([list(channel) for channel in unit.get("o")])))
         if unit.get("o_valid"):
-            values = np.array([list(channel) for channel in unit.get("o")])
-            info = unit.get("o_info")
-            outputs.append((unit.cycle, unit.get("o_group"), unit.get("o_last"), info.number, values))
+            announced.append((unit.cycle, unit.get("o_group"), unit.get("o_last"), unit.get("o_info").number))
 
     for number, length in enumerate(lengths):
         if number == 0:  # the longest pass, all of one row in all steps: the extreme sum

@@ -103,10 +103,11 @@ def test_fields_lie_where_the_memory_map_says():
         fc2 = word("channels", (first + 5 + g.mlp_ratio) * g.groups + group, lane, channel_bits(g))
         assert fc2 == low(t[f"{at}.fc2.bias"][c], g.bias_bits) | int(t[f"{at}.fc2.shift"][c]) << g.bias_bits
         component = rng.integers(policy.input_size)
-        embedded = word("embed", group * g.input_size + component, lane, 8)
+        embedded = word("embed", group * 3 + component // 8, component % 8 * g.group + lane, 8)  # 24 components
         assert embedded == low(t["embed.weight"][c, component], 8)
         action = rng.integers(policy.action_size)
-        assert word("head", action * g.groups + group, lane, 8) == low(t["head.weight"][action, c], 8)
+        found = word("head", action // 3 * g.groups + group, action % 3 * g.group + lane, 8)
+        assert found == low(t["head.weight"][action, c], 8)
         bias = low(t["head.bias"][action], 32) | int(t["head.shift"][action]) << 32
         assert word("head_bias", action, 0, 37) == bias
 

@@ -92,8 +92,18 @@ def test_decides_as_golden(geometry, seed, data):
         ODD,
         dataclasses.replace(ODD, rows_per_cycle=4, steps=5, group=4),
         dataclasses.replace(TINY, rows_per_cycle=2, group=16, steps=1),
+        dataclasses.replace(TINY, d_model=32, group=16, action_size=7, rows_per_cycle=4),
+        dataclasses.replace(
+            TINY, d_model=24, group=4, layers=1, window=16, mlp_ratio=1, action_size=1, rows_per_cycle=4
+        ),
     ],
-    ids=["ODD", "four rows, five steps", "one group, one step"],
+    ids=[
+        "ODD",
+        "four rows, five steps",
+        "one group, one step",
+        "more actions than the head sums at a time",
+        "a window that takes longer than the rest",
+    ],
 )
 def test_presets_and_corners_decide_as_golden(geometry):
     assert simulate(DecisionCore(geometry), flight(None, None, 2, geometry.window + 1), geometry, 3, 0.0) > 150

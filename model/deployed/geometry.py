@@ -407,7 +407,7 @@ ODD = Geometry(
 )
 """Sizes that are no powers of two and a membrane narrow enough to saturate."""
 
-HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3)
+HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3, rows_per_cycle=4)
 """What fits a PYNQ-Z2: Hopper, and any environment of at most 17 observations and 6 actions."""
 
 HOPPER_Z2_SSSA = HOPPER_Z2.with_attention("sssa")

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""All that an episode needs, opened together: environment, device with the policy on it, agent, check."""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import gymnasium
+
+from host.agent import Agent
+from host.check import GoldenCheck
+from host.devices import Device, open_device
+from host.environment import make_environment
+from model.deployed.artifact import Policy
+
+
+class Cockpit(NamedTuple):
+    """What `host.episode.fly` takes, and where it comes from."""
+
+    environment: gymnasium.Env[Any, Any]
+    device: Device
+    agent: Agent
+    check: GoldenCheck | None
+
+    @property
+    def length(self) -> int | None:
+        """Steps of an episode at most, None where the environment does not say."""
+        return self.environment.spec.max_episode_steps if self.environment.spec else None
+
+
+@contextlib.contextmanager
+def cockpit(
+    options: argparse.Namespace, policy: Policy, name: str, target: float, note: Callable[[str], None], render: bool
+) -> Iterator[Cockpit]:
+    """Open the environment `name` and the device that the options choose, load the policy, and close them at the end.
+
+    target : return to ask for. note : told what takes so long, and which board decides. Raises `UnsuitableEnvironment`,
+    and whatever opening a device and loading a policy raise.
+    """
+    environment = make_environment(name, policy, render=render)
+    with contextlib.ExitStack() as at_end:
+        at_end.callback(environment.close)
+        device = open_device(options, policy.geometry, note)
+        at_end.callback(device.driver.close)
+        if device.name == "board":
+            note(f"deciding on {device.reason}")
+        device.driver.load(policy)
+        agent = Agent(device.driver, policy, environment.action_space, target)
+        yield Cockpit(environment, device, agent, GoldenCheck(policy) if options.check else None)
