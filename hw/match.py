@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The match unit of SSSA and TSSA: rings of keys and values, counts of matches, and the sums of the counts."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.adders import sum_in_pairs, sum_of_bits
 from hw.attention import attention_members, ring_slot
+from hw.expressions import chosen, sum_of_bits, tree
 from hw.memory_map import memory_map, passes
 from hw.passes import Kind, spikes_layout, steps_layout
 from model.deployed.geometry import Geometry
@@ -160,7 +160,7 @@ class MatchCounts(wiring.Component):
             for slot in range(g.window):
                 for head in range(heads):
                     steps = [ones[slot][head][t] for t in range(g.steps)]
-                    terms = steps if counts_per_head(g) > 1 else [sum_in_pairs(steps)]
+                    terms = steps if counts_per_head(g) > 1 else [tree(steps)]
                     for index, term in enumerate(terms):
                         count = self.o[slot][head][index]
                         m.d.sync += count.eq(Mux(first, 0, count) + term)
@@ -178,7 +178,7 @@ class MatchSums(wiring.Component):
 
     Members
     -------
-    i_valid, i_first, i_last, i : values of a group, slot by slot; the sum's first and last
+    i_valid, i_first, i_last, i : values of a group, slot by slot, in successive cycles; the sum's first and last
     counts : of the same slots; of what lies beyond the last slot, zero
     o_valid, o : the sums, `LATENCY` cycles after the last values
 
@@ -228,15 +228,15 @@ class MatchSums(wiring.Component):
         # Each channel chooses of a pair what its values say, and adds
         for c in range(g.group):
             for t in range(g.steps):
-                chosen = []
+                taken = []
                 for number, (one, *more) in enumerate(pairs[c * heads_per_group(g) // g.group, t % counts_per_head(g)]):
                     rest = 0
                     if more:
                         other, both = more
                         second = spikes[2 * number + 1][c][t]
                         one, rest = Mux(second, both, one), Mux(second, other, 0)
-                    chosen.append(Mux(spikes[2 * number][c][t], one, rest))
-                m.d.sync += self.o[c][t].eq(Mux(first, 0, self.o[c][t]) + sum_in_pairs(chosen))
+                    taken.append(Mux(spikes[2 * number][c][t], one, rest))
+                m.d.sync += self.o[c][t].eq(Mux(first, 0, self.o[c][t]) + tree(taken))
         return m
 
 
@@ -256,7 +256,7 @@ class MatchWindow(wiring.Component):
     Members
     -------
     ring : read-only access to the rings, a slot's keys and then its values
-    ready : always
+    ready, settled : always
     drained : not needed; the queries themselves say when they are through
     and those of `attention_members`
 
@@ -277,7 +277,7 @@ class MatchWindow(wiring.Component):
         m = Module()
         g = self.geometry
         slot = ring_slot(m, self)
-        m.d.comb += self.ready.eq(1)
+        m.d.comb += [self.ready.eq(1), self.settled.eq(1)]
 
         # Keep keys and values
         m.submodules.keys = keys = SpikeRing(g, g.window)
@@ -340,11 +340,10 @@ class MatchWindow(wiring.Component):
             sums.i_last.eq(last_place),
             Cat(sums.i).eq(Cat(values.o)),
         ]
-        with m.Switch(place):
-            for index in range(values.places):
-                with m.Case(index):
-                    for lane, slot_of in enumerate(range(index * self.width, min((index + 1) * self.width, g.window))):
-                        m.d.comb += sums.counts[lane].eq(read.data[slot_of])
+        for lane in range(self.width):
+            at = range(lane, values.places * self.width, self.width)
+            counted = [read.data[slot_of].as_value() if slot_of < g.window else Const(0) for slot_of in at]
+            m.d.comb += sums.counts[lane].as_value().eq(chosen(counted, place))
 
         # Send
         group1 = Signal.like(group)

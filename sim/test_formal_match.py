@@ -2,6 +2,7 @@
 """Proofs of the match unit's counts and sums for all inputs, and planted defects that they must find."""
 
 import dataclasses
+import itertools
 
 import pytest
 from amaranth.hdl import Assume, Elaboratable, Module, Mux, Signal
@@ -10,15 +11,7 @@ import hw.match
 from model.deployed.geometry import Geometry
 from sim.formal import claim, mutant, prove
 
-SMALL = Geometry(
-    *(1, 1),
-    d_model=8,
-    layers=1,
-    steps=2,
-    window=3,
-    group=4,
-    attention="sssa",
-)
+SMALL = Geometry(observation_size=1, action_size=1, d_model=8, layers=1, steps=2, window=3, group=4)
 """Two groups of four channels, two steps, three slots: small enough for a solver, with a slot left over by pairs."""
 
 GEOMETRIES = {
@@ -72,10 +65,8 @@ class CountsEquation(Elaboratable):
                     wide = [Signal(16, name=f"wide_{name}_{age}") for age in range(counts.LATENCY)]
                     with m.If(counts.i_valid):
                         m.d.sync += wide[0].eq(Mux(first, 0, wide[0]) + matched)
-                    m.d.sync += [older.eq(newer) for newer, older in zip(wide, wide[1:], strict=False)]
-                    most = len(steps) * len(channels)
-                    for age, count in enumerate(wide[:1]):
-                        claim(m, f"bound_{name}_{age}", count <= seen * most)
+                    m.d.sync += [older.eq(newer) for newer, older in itertools.pairwise(wide)]
+                    claim(m, f"bound_{name}", wide[0] <= seen * len(steps) * len(channels))
                     claim(m, f"count_{name}", counts.o[slot][head][index] == wide[-1])
 
         # Heads are complete with their last group
@@ -125,8 +116,7 @@ class SumsEquation(Elaboratable):
             for t in range(g.steps):
                 index = 0 if g.attention == "tssa" else t
                 added = sum(
-                    Mux(sums.i[lane][c][t], sums.counts[lane][head_of(g, 0, c)][index], 0)
-                    for lane in range(sums.width)
+                    Mux(sums.i[lane][c][t], sums.counts[lane][head_of(g, 0, c)][index], 0) for lane in range(sums.width)
                 )
                 wide, older = Signal(20, name=f"wide_{c}_{t}"), Signal(20, name=f"older_{c}_{t}")
                 with m.If(sums.i_valid):
@@ -153,8 +143,64 @@ def test_counts_equal_their_definition_for_all_inputs(name):
     assert verdict.status == "PASS", verdict.log
 
 
-@pytest.mark.parametrize("width", [1, 2, 3])
-@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize(
+    ("name", "width"), [*((name, 2) for name in GEOMETRIES), ("sssa, 1 heads", 1), ("tssa, 4 heads", 3)]
+)
 def test_sums_equal_their_definition_for_all_inputs(name, width):
     verdict = sums_verdict(hw.match, GEOMETRIES[name], width)
     assert verdict.status == "PASS", verdict.log
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name", "found"),
+    [
+        ("self.i[c][t] & self.keys[slot][c][t]", "self.i[c][t]", "sssa, 1 heads", "count"),
+        ("m.If(~self.live[slot])", "m.If(0)", "sssa, 2 heads", "count"),
+        ("Mux(first, 0, count) + term", "count + term", "sssa, 2 heads", "count"),
+        ("else [tree(steps)]", "else [steps[0]]", "tssa, 1 heads", "count"),
+        (
+            "data.ArrayLayout(channels.bit_length()",
+            "data.ArrayLayout((channels - 1).bit_length()",
+            "sssa, 2 heads",
+            "count",
+        ),
+        ("for digit in range(2)", "for digit in range(1)", "tssa, 2 heads", "count"),
+        ("range(head * channels + start", "range(start", "sssa, 4 heads", "count"),
+        ("(group2 % groups == groups - 1)", "(group2 % groups == 0)", "tssa, 1 heads", "complete"),
+    ],
+    ids=[
+        *(
+            "forgets-keys",
+            "counts-the-dead",
+            "never-begins",
+            "first-step-only",
+            "narrow",
+            "digit-lost",
+            "first-head-only",
+        ),
+        "early",
+    ],
+)
+def test_counts_proof_finds_a_planted_defect(old, new, name, found):
+    verdict = counts_verdict(mutant(hw.match, old, new), GEOMETRIES[name])
+    assert verdict.status == "FAIL", verdict.log
+    assert verdict.failed
+    assert all(claimed.startswith(found) for claimed in verdict.failed)  # the circuit is wrong, not its definition
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("Mux(second, both, one)", "Mux(second, other, one)", "sssa, 1 heads"),
+        ("Mux(first, 0, self.o[c][t])", "self.o[c][t]", "tssa, 2 heads"),
+        ("pairs[c * heads_per_group(g) // g.group, ", "pairs[0, ", "tssa, 4 heads"),
+        ("t % counts_per_head(g)]", "0]", "sssa, 2 heads"),
+        ("steps_layout(g, g.attention_bits)", "steps_layout(g, g.attention_bits - 1)", "sssa, 1 heads"),
+    ],
+    ids=["one-for-both", "never-begins", "first-head-only", "first-step-only", "narrow"],
+)
+def test_sums_proof_finds_a_planted_defect(old, new, name):
+    verdict = sums_verdict(mutant(hw.match, old, new), GEOMETRIES[name], 2)
+    assert verdict.status == "FAIL", verdict.log
+    assert verdict.failed
+    assert all(claimed.startswith("sum_") for claimed in verdict.failed)
