@@ -203,8 +203,10 @@ class GoldenBus(Bus):
         ring_words = g.groups * self._sections["ring"].stride  # of one token in one layer
         for layer in range(g.layers):
             place = (layer * g.window + slot) * ring_words
-            spikes = self._network.ring(layer)[0].T.reshape(g.groups, -1).astype(np.int64)
-            self._memory["ring"][place : place + ring_words] = pack_rows(spikes, 1, self._sections["ring"])
+            kept = self._network.ring(layer)[0]  # [kept, steps, d_model]
+            spikes = kept.reshape(*kept.shape[:2], g.groups, g.group).transpose(2, 0, 3, 1)
+            rows = spikes.reshape(g.groups, -1).astype(np.int64)
+            self._memory["ring"][place : place + ring_words] = pack_rows(rows, 1, self._sections["ring"])
         self._memory["residual"][:] = pack_rows(
             trace.membranes[-1].T.reshape(g.groups, -1), g.membrane_bits, self._sections["residual"]
         )

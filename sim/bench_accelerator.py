@@ -62,7 +62,7 @@ class Flight:
         self.bound += fetches
         slot = self.tokens % g.window
         for layer in range(g.layers):
-            self.ring[layer, slot] = expected.both[layer]
+            self.ring[layer, slot] = expected.kept[layer]
         self.tokens += 1
         assert self.bus.read32(accelerator._at["TOKENS"]) == min(self.tokens, g.window)
         if self.deep:
@@ -77,9 +77,9 @@ class Flight:
         """Compare the membranes and the tokens of this episode that the rings hold."""
         np.testing.assert_array_equal(self.accelerator.probe_residual(), residual)
         found = self.accelerator.probe_ring()
-        for (layer, slot), both in np.ndenumerate(self.ring):
+        for (layer, slot), kept in np.ndenumerate(self.ring):
             if slot < self.tokens:
-                np.testing.assert_array_equal(found[layer, slot], both)
+                np.testing.assert_array_equal(found[layer, slot], kept)
 
     def assert_varied(self) -> None:
         """Check that the data could have told right from wrong."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The accelerator, verilated, driven through AXI4-Lite by the shipped driver: integer for integer PyTorch's."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -15,7 +16,12 @@ from model.deployed.random_policy import random_policy, random_tokens
 from sim.build import kept_text, run_bench, say, simulation
 from sim.reference import Reference
 
-NAMES = {TINY: "TINY", ODD: "ODD", HOPPER_Z2: "HOPPER_Z2"}
+MATCHING = {
+    dataclasses.replace(TINY.with_attention("sssa"), heads=4): "TINY SSSA, 4 heads",
+    TINY.with_attention("tssa"): "TINY TSSA",
+    dataclasses.replace(ODD.with_attention("tssa"), heads=2): "ODD TSSA, 2 heads",
+}
+NAMES = {TINY: "TINY", ODD: "ODD", HOPPER_Z2: "HOPPER_Z2"} | MATCHING
 
 
 def accelerator(geometry: Geometry):
@@ -25,8 +31,11 @@ def accelerator(geometry: Geometry):
 
 @pytest.mark.parametrize(
     ("geometry", "policies", "lengths", "deep"),
-    [(HOPPER_Z2, 1, (24, 8), False), (TINY, 10, (30, 16, 4), True), (ODD, 10, (30, 16, 4), True)],
-    ids=["HOPPER_Z2", "TINY", "ODD"],
+    [
+        *((HOPPER_Z2, 1, (24, 8), False), (TINY, 10, (30, 16, 4), True), (ODD, 10, (30, 16, 4), True)),
+        *((geometry, 5, (20, 8, 2), True) for geometry in MATCHING),
+    ],
+    ids=["HOPPER_Z2", "TINY", "ODD", *MATCHING.values()],
 )
 def test_decides_as_pytorch(geometry: Geometry, policies: int, lengths: Sequence[int], deep: bool) -> None:
     log = run_bench(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The circuit's units side by side in one module, so that a geometry's benches need one simulation only."""
 
+from collections.abc import Iterable
+
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -8,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from hw.accelerator import Accelerator
 from hw.axi import AxiLite, AxiLiteSlave
 from hw.bank import NeuronBank
+from hw.core import ATTENTIONS
 from hw.counters import DecisionCounters
 from hw.embed import Embedding
 from hw.head import Head
@@ -21,7 +24,6 @@ from hw.residual import ResidualStore
 from hw.sequencer import Sequencer
 from hw.walker import RowWalker
 from hw.weights import WeightRows
-from hw.window import PssaWindow
 from model.deployed.geometry import Geometry
 
 
@@ -122,7 +124,7 @@ UNITS = {
     "lanes": LaneArray,
     "rows": WeightRows,
     "memory": lambda g: PolicyMemory(memory_map(g)["channels"], 2),
-    "window": lambda g: PssaWindow(g, NeuronBank.latency(g)),
+    "attention": lambda g: ATTENTIONS[g.attention](g),
     "bank": BankAndStore,
     "embed": Embedding,
     "head": Head,
@@ -139,10 +141,10 @@ def drain_cycles(g: Geometry) -> int:
 
 
 class AllUnits(wiring.Component):
-    """Every unit of `UNITS`, its ports outside under its name."""
+    """The units of `UNITS`, or those of some names, each with its ports outside under its name."""
 
-    def __init__(self, geometry: Geometry) -> None:
-        self._units = {name: make(geometry) for name, make in UNITS.items()}
+    def __init__(self, geometry: Geometry, names: Iterable[str] = UNITS) -> None:
+        self._units = {name: UNITS[name](geometry) for name in names}
         super().__init__({name: Out(unit.signature) for name, unit in self._units.items()})
 
     def elaborate(self, platform):
