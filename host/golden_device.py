@@ -26,7 +26,7 @@ from hw.registers import (
 from model.deployed.artifact import ArtifactError, Policy
 from model.deployed.geometry import Geometry
 from model.deployed.golden import GoldenNetwork, Trace
-from model.deployed.golden_attention import Attention, Dynamics, Window
+from model.deployed.golden_attention import Attention, Dynamics
 
 IDENTITY = ("MAGIC", "VERSION", "GEOMETRY_ID")
 
@@ -218,17 +218,18 @@ class GoldenBus(Bus):
     def _keep(self, layer: int, attention: Attention) -> None:
         """Show in the probes what the attention of a layer keeps of this token and those before."""
         g = self.geometry
-        if isinstance(attention, Window):
-            # one token of one layer
-            words = g.groups * self._sections["ring"].stride
-            place = (layer * g.window + self._tokens % g.window) * words
-            spikes = attention.ring[0].T.reshape(g.groups, -1).astype(np.int64)
-            self._memory["ring"][place : place + words] = pack_rows(spikes, 1, self._sections["ring"])
-        else:
-            assert isinstance(attention, Dynamics)
+        if isinstance(attention, Dynamics):
             words = g.d_model * self._sections["state"].stride
             rows = pack_state(g, attention.x, attention.values[: g.reach])
             self._memory["state"][layer * words : (layer + 1) * words] = pack_rows(rows, 1, self._sections["state"])
+        else:
+            assert self._network is not None
+            words = g.groups * self._sections["ring"].stride  # of one token in one layer
+            place = (layer * g.window + self._tokens % g.window) * words
+            kept = self._network.ring(layer)[0]  # [kept, steps, d_model]
+            spikes = kept.reshape(*kept.shape[:2], g.groups, g.group).transpose(2, 0, 3, 1)
+            rows = spikes.reshape(g.groups, -1).astype(np.int64)
+            self._memory["ring"][place : place + words] = pack_rows(rows, 1, self._sections["ring"])
 
     def _loaded_policy(self) -> Policy:
         registers = {name: self._stored[name][0] for name in ("INPUT_COUNT", "ACTION_COUNT", "ENTRY_THRESHOLD")}

@@ -11,6 +11,7 @@ from hw.dynamics import LrfDynamics
 from hw.embed import Embedding
 from hw.head import Head
 from hw.lanes import LaneArray
+from hw.match import MatchWindow
 from hw.memory import load_port
 from hw.memory_map import attention_sections, memory_map
 from hw.passes import Kind
@@ -23,6 +24,8 @@ from model.deployed.geometry import Geometry
 
 ATTENTIONS = {
     "pssa": lambda g: PssaWindow(g, NeuronBank.latency(g)),
+    "sssa": MatchWindow,
+    "tssa": MatchWindow,
     "lrf-dyn": lambda g: LrfDynamics(g, NeuronBank.latency(g)),
 }
 """How to make the unit of each `Geometry.attention` that has a circuit."""

@@ -71,7 +71,18 @@ def head_actions(g: Geometry) -> int:
 
 def _attention_shapes(g: Geometry) -> tuple[tuple[str, int, int, bool, str], ...]:
     """Return name, rows, row_bits, writable and doc of each memory of the geometry's attention."""
+    match = (
+        (
+            "ring",
+            g.layers * g.window * g.groups,
+            2 * g.group * g.steps,
+            False,
+            "probe: keys, then values, channel by channel, step by step; slot by slot of each layer, a row per group",
+        ),
+    )
     return {
+        "sssa": match,
+        "tssa": match,
         "pssa": (
             (
                 "taps",

@@ -63,7 +63,7 @@ class Flight:
         self.bound += fetches
         slot = self.tokens % g.window
         for layer in range(g.layers):
-            self.ring[layer, slot] = expected.both[layer]
+            self.ring[layer, slot] = expected.kept[layer]
         self.tokens += 1
         assert self.bus.read32(accelerator._at["TOKENS"]) == min(self.tokens, g.reach + 1)
         if self.deep:
@@ -81,9 +81,9 @@ class Flight:
     def probe_ring(self) -> None:
         """Compare the tokens of this episode that the rings hold."""
         found = self.accelerator.probe_ring()
-        for (layer, slot), both in np.ndenumerate(self.ring):
+        for (layer, slot), kept in np.ndenumerate(self.ring):
             if slot < self.tokens:
-                np.testing.assert_array_equal(found[layer, slot], both)
+                np.testing.assert_array_equal(found[layer, slot], kept)
 
     def probe_state(self) -> None:
         """Compare the dendrites, and the value spikes that local taps reach back to."""

@@ -9,12 +9,13 @@ import numpy as np
 from model.deployed.geometry import Geometry
 from sim.dendrite_benches import dendrites, dynamics
 from sim.dense_benches import counters, embed, head
+from sim.match_benches import match
 from sim.neuron_benches import bank, lif, window
 from sim.ports import Bench, Ports
 from sim.register_bench import registers
 from sim.row_benches import lanes, memory, rows, sequencer, walker
 
-ATTENTIONS = {"pssa": window, "lrf-dyn": dynamics}
+ATTENTIONS = {"pssa": window, "sssa": match, "tssa": match, "lrf-dyn": dynamics}
 
 
 async def attention(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:

@@ -18,15 +18,14 @@ from sim.reference import Reference
 
 TINY_LRF = dataclasses.replace(TINY.with_attention("lrf-dyn"), dendrites=3)
 ODD_LRF = dataclasses.replace(ODD.with_attention("lrf-dyn"), dendrites=5, gate=False)
-
-NAMES = {
-    TINY: "TINY",
-    ODD: "ODD",
-    HOPPER_Z2: "HOPPER_Z2",
+OTHERS = {
+    dataclasses.replace(TINY.with_attention("sssa"), heads=4): "TINY SSSA, 4 heads",
+    TINY.with_attention("tssa"): "TINY TSSA",
+    dataclasses.replace(ODD.with_attention("tssa"), heads=2): "ODD TSSA, 2 heads",
     TINY_LRF: "TINY LRF-Dyn",
     ODD_LRF: "ODD LRF-Dyn, ungated",
-    HOPPER_Z2_LRF: "HOPPER_Z2_LRF",
 }
+NAMES = {TINY: "TINY", ODD: "ODD", HOPPER_Z2: "HOPPER_Z2", HOPPER_Z2_LRF: "HOPPER_Z2_LRF"} | OTHERS
 
 
 def accelerator(geometry: Geometry):
@@ -37,14 +36,11 @@ def accelerator(geometry: Geometry):
 @pytest.mark.parametrize(
     ("geometry", "policies", "lengths", "deep"),
     [
-        (HOPPER_Z2, 1, (24, 8), False),
-        (TINY, 10, (30, 16, 4), True),
-        (ODD, 10, (30, 16, 4), True),
-        (TINY_LRF, 6, (30, 16, 4), True),
-        (ODD_LRF, 6, (30, 16, 4), True),
+        *((HOPPER_Z2, 1, (24, 8), False), (TINY, 10, (30, 16, 4), True), (ODD, 10, (30, 16, 4), True)),
         (HOPPER_Z2_LRF, 1, (24, 8), False),
+        *((geometry, 5, (20, 8, 2), True) for geometry in OTHERS),
     ],
-    ids=["HOPPER_Z2", "TINY", "ODD", "TINY LRF-Dyn", "ODD LRF-Dyn, ungated", "HOPPER_Z2_LRF"],
+    ids=["HOPPER_Z2", "TINY", "ODD", "HOPPER_Z2_LRF", *OTHERS.values()],
 )
 def test_decides_as_pytorch(geometry: Geometry, policies: int, lengths: Sequence[int], deep: bool) -> None:
     log = run_bench(

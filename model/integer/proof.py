@@ -31,8 +31,7 @@ def attention_reach(g: Geometry, tensors: dict[str, np.ndarray], at: str) -> tup
         return reach(tensors[f"{at}.window.weight"])
     if g.attention in ("sssa", "tssa"):
         # every channel of a head in which a query meets a key, in one step or in all, for each token of the window
-        matches = g.d_model // g.heads * (g.steps if g.attention == "tssa" else 1)
-        return np.zeros(1, np.int64), np.array([g.window * matches])
+        return np.zeros(1, np.int64), np.array([g.window * g.most_matches])
     top = 1 << (g.dendrite_bits - 1)
     code = np.asarray(tensors[f"{at}.dynamics.readout"], np.int64)
     ends = np.stack([shifted(np.array(end), code, g.least_readout_shift) for end in (-top, top - 1)])
