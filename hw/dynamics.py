@@ -104,6 +104,7 @@ class LrfDynamics(wiring.Component):
             """Return where the state of the row lies; in the first layer there are two halves."""
             return Mux(half & (row < g.d_model), rows, 0) + row
 
+        counting = Signal(4)  # what saturated in the last groups is not in `saturations` yet
         m.d.comb += [
             sides[0].valid.eq(sweeping),
             sides[0].upcoming.eq(upcoming),
@@ -112,7 +113,7 @@ class LrfDynamics(wiring.Component):
             sides[0].place.eq(row % g.group),
             # the groups of a layer leave one a cycle: the first may go when the last will be there in time
             sides[0].soon.eq(sweeping & ~upcoming & (row % g.d_model == g.d_model - g.groups)),
-            self.settled.eq(~sweeping & ~owing & ~Cat(side.valid for side in sides).any()),
+            self.settled.eq(~sweeping & ~owing & ~Cat(side.valid for side in sides).any() & ~counting.any()),
         ]
         m.d.sync += [after.eq(before) for after, before in zip(sides[1:], sides, strict=False)]
 
@@ -203,6 +204,7 @@ class LrfDynamics(wiring.Component):
 
         # Choose by the spikes
         sending = send_groups(m, self, layer, ready_layers > layer)
+        m.d.sync += counting.eq(Cat(sending, counting))
         with m.If(sending & self.o_last):
             m.d.sync += [layer.eq(layer + 1), sent.eq(1)]
         with m.If(self.start):
