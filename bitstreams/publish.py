@@ -29,7 +29,7 @@ PACKED = ".xz"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a toolchain made. seed is None where it has none."""
+    """What a toolchain made. seed is None where it has none, read_back where nobody read the bits of the .bit."""
 
     bit: Path
     handoff: Path
@@ -38,6 +38,7 @@ class Outcome:
     seed: int | None
     timing: Timing
     utilisation: dict[str, dict[str, float]]
+    read_back: int | None = None
 
 
 def require_met(timing: Timing, clock: Clock) -> None:
@@ -91,6 +92,7 @@ def publish(outcome: Outcome, name: str, board: Board, clock: Clock, geometry: G
         "bit": {"file": bit.name, "sha256": digest},
         "packed": {"file": packed.name, "sha256": hashlib.sha256(packed.read_bytes()).hexdigest()},
         "hwh": {"file": handoff.name, "sha256": hashlib.sha256(handoff.read_bytes()).hexdigest()},
+        "read_back_bits": outcome.read_back,
         "verified_on_board": False,
     }
     path = folder / f"{stem}.json"

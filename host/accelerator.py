@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.bus import Bus, BusTimeout, Places, Words
+from host.dendrite_rows import unpack_state
 from host.policy_image import PolicyImage, pack, unpack_rows
 from hw.memory_map import Section, memory_map
 from hw.registers import (
@@ -353,6 +354,26 @@ class Accelerator:
         fields = unpack_rows(self._read_section(section), 1, section, signed=False)
         spikes = fields.reshape(g.layers, g.window, g.groups, -1, g.group, g.steps).transpose(0, 1, 3, 5, 2, 4)
         return spikes.reshape(*spikes.shape[:4], g.d_model).astype(np.bool_)
+
+    def probe_state(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return what LRF-Dyn keeps, as the last token left it.
+
+        Dendrites, int64 [layers, steps, d_model, dendrites]; value spikes of that token and those before, the newest
+        first, bool [layers, reach, steps, d_model].
+        """
+        section = self._sections["state"]
+        return unpack_state(self.geometry, unpack_rows(self._read_section(section), 1, section, signed=False))
+
+    def peek(self, name: str, first: int, count: int) -> Words:
+        """Return words of a section, `count` from the word `first` on; what pads a row reads as zero."""
+        section, parts = self._sections[name], []
+        while count > 0:
+            page, at = divmod(first, PAGE_WORDS)
+            here = min(count, PAGE_WORDS - at)
+            self.bus.write32(self._at["PAGE"], section.page + page)
+            parts.append(self.bus.read_block(PAGE_OFFSET + 4 * at, here))
+            first, count = first + here, count - here
+        return np.concatenate(parts)
 
     def soft_reset(self) -> None:
         """Stop whatever runs; the policy stays loaded, the episode is forgotten."""

@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 
 import gymnasium
 
+from host.accelerator import Accelerator
 from host.agent import Agent
 from host.check import GoldenCheck
 from host.devices import Device, open_device
 from host.environment import make_environment
+from host.policy_image import pack
+from host.scrub import Scrubber
 from model.deployed.artifact import Policy
 
 
@@ -22,11 +25,17 @@ class Cockpit(NamedTuple):
     device: Device
     agent: Agent
     check: GoldenCheck | None
+    scrubber: Scrubber | None
 
     @property
     def length(self) -> int | None:
         """Steps of an episode at most, None where the environment does not say."""
         return self.environment.spec.max_episode_steps if self.environment.spec else None
+
+    def scrub(self) -> None:
+        """Read a part of the policy back where that was asked for. Raises `AcceleratorError` if it has changed."""
+        if self.scrubber:
+            self.scrubber.step()
 
 
 @contextlib.contextmanager
@@ -47,4 +56,8 @@ def cockpit(
             note(f"deciding on {device.reason}")
         device.driver.load(policy)
         agent = Agent(device.driver, policy, environment.action_space, target)
-        yield Cockpit(environment, device, agent, GoldenCheck(policy) if options.check else None)
+        scrubber = None
+        if options.scrub:
+            assert isinstance(device.driver, Accelerator)  # the command line refuses a board server
+            scrubber = Scrubber(device.driver, pack(policy), options.scrub)
+        yield Cockpit(environment, device, agent, GoldenCheck(policy) if options.check else None, scrubber)

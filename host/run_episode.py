@@ -27,7 +27,7 @@ try:
     from host.bus import BusError
     from host.check import Difference
     from host.cockpit import Cockpit, cockpit
-    from host.devices import add_device_options, device_name, open_device
+    from host.devices import HERE, add_device_options, device_name, open_device
     from host.environment import UnsuitableEnvironment
     from host.episode import Episode, fly
     from host.local import LocalError
@@ -133,6 +133,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--target-return", type=number(float), help="return to ask for (default: the policy's)")
     add("--check", action=argparse.BooleanOptionalAction, help="compare every decision with the golden network")
     add(
+        "--scrub",
+        type=number(int, low=1),
+        metavar="WORDS",
+        help="read so many words of the policy memory back after each decision, in turn, and stop if one has changed",
+    )
+    add(
         "--clock-mhz",
         type=number(float, above=0),
         default=100.0,
@@ -152,6 +158,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.jobs > 1 and (options.board or options.replay or options.video or options.gif):
         parser.error("--jobs is for simulated circuits without a film: no --board, --replay, --video or --gif with it")
+    if options.scrub and (options.replay or options.board not in (None, HERE)):
+        parser.error("--scrub reads the circuit's memory itself: not with --replay, nor through a board server")
     if options.replay:
         unused = [
             name for name in ("env", "out", "video", "check", "power") if getattr(options, name) not in (None, False)
@@ -236,6 +244,7 @@ class Run:
             table.add(index, episode)
             progress.show(episode)
             self.films = [film for film in self.films if self._or_no_video(film.frame)]
+            ready.scrub()
             release()
 
         try:

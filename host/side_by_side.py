@@ -52,7 +52,7 @@ def fly_side_by_side(
                 assert isinstance(connection, Connection)
                 try:
                     index, step, end = connection.recv()
-                except EOFError:
+                except (EOFError, ConnectionError):
                     raise JobError("a job ended without a word: it was killed, or there is no memory left") from None
                 if isinstance(end, str):
                     raise JobError(end)
@@ -98,10 +98,12 @@ def _job(
                 while True:
                     index, seed = connection.recv()
                     episode = Episode(seed)
-                    fly(
-                        *(episode, ready.environment, ready.agent, ready.device.driver, ready.check),
-                        lambda flown: send(flown.steps[-1], None),
-                    )
+
+                    def on_step(flown: Episode) -> None:
+                        send(flown.steps[-1], None)
+                        ready.scrub()
+
+                    fly(episode, ready.environment, ready.agent, ready.device.driver, ready.check, on_step)
                     ended = ("terminated", "truncated", "checked_actions", "mismatches", "seconds")
                     send(None, {field: getattr(episode, field) for field in ended})
         except expected as error:

@@ -52,16 +52,16 @@ class Accelerator(wiring.Component):
         # Start, repeat, finish
         started, done, repeats_left = Signal(32), Signal(32), Signal(32)
         running, again = Signal(), Signal()  # running: from START to DONE, repeats included
-        begin, expired = Signal(), Signal()
+        begin = Signal()
         token = Signal(data.ArrayLayout(signed(g.input_bits), g.input_size))
         m.d.comb += [
             begin.eq((started != registers.START) & ~running),
             registers.busy.eq(begin | running),
-            core.start.eq(begin | again),
+            core.start.eq(again),
         ]
         m.d.sync += again.eq(0)
         with m.If(begin):
-            m.d.sync += [started.eq(registers.START), repeats_left.eq(registers.REPEAT), running.eq(1)]
+            m.d.sync += [started.eq(registers.START), repeats_left.eq(registers.REPEAT), running.eq(1), again.eq(1)]
             for index in range(g.input_size):
                 m.d.sync += token[index].eq(registers.INPUT[index // 4].word_select(index % 4, 8)[: g.input_bits])
         with m.If(core.done):
@@ -70,10 +70,11 @@ class Accelerator(wiring.Component):
             with m.Else():
                 m.d.sync += [repeats_left.eq(repeats_left - 1), again.eq(1)]
 
-        # Stop: on request, or when a decision takes too long
+        # Stop: on request, or when a decision takes too long; a cycle later, for the reset reaches the whole core
+        overdue, expired = Signal(), Signal()
+        m.d.comb += overdue.eq(running & ~soft_reset & (registers.WATCHDOG != 0) & (core.cycles >= registers.WATCHDOG))
+        m.d.sync += [expired.eq(overdue), soft_reset.eq(control("SOFT_RESET") | overdue)]
         m.d.comb += [
-            expired.eq(running & (registers.WATCHDOG != 0) & (core.cycles >= registers.WATCHDOG)),
-            soft_reset.eq(control("SOFT_RESET") | expired),
             registers.STATUS.eq(
                 Mux(expired, field_mask(g, "STATUS", "WATCHDOG"), 0)
                 | Mux(control("NEW_EPISODE") & running, field_mask(g, "STATUS", "REFUSED"), 0)

@@ -7,6 +7,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.bank import NeuronBank
 from hw.counters import DecisionCounters
+from hw.dynamics import LrfDynamics
 from hw.embed import Embedding
 from hw.head import Head
 from hw.lanes import LaneArray
@@ -25,6 +26,7 @@ ATTENTIONS = {
     "pssa": lambda g: PssaWindow(g, NeuronBank.latency(g)),
     "sssa": MatchWindow,
     "tssa": MatchWindow,
+    "lrf-dyn": lambda g: LrfDynamics(g, NeuronBank.latency(g)),
 }
 """How to make the unit of each `Geometry.attention` that has a circuit."""
 
@@ -221,7 +223,7 @@ class DecisionCore(wiring.Component):
             counters.waiting.eq(walker.idle),
             counters.fetch.eq(walker.fetch),
             counters.fetch_valid.eq(walker.fetch_valid),
-            self.saturations.eq(residual.saturations),
+            self.saturations.eq(residual.saturations + window.saturations),
             self.cycles.eq(counters.cycles),
             self.stalls.eq(counters.stalls),
             self.unit_cycles.eq(counters.unit_cycles),

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The lane array: adds fetched weight rows into d_model x T accumulators and drains them group by group."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.expressions import chosen, tree
 from hw.memory import load_port
 from hw.memory_map import memory_map
 from hw.passes import pass_layout, steps_layout
@@ -17,6 +16,11 @@ from model.deployed.geometry import Geometry
 def _extended(value: Value, width: int) -> Value:
     """Return an unsigned value in `width` bits; a pass of so few inputs that it does not fit has none so large."""
     return Cat(value, Const(0, width))[:width]
+
+
+def _copy(name: str, shape: ShapeLike = 1) -> Signal:
+    """Return a register that synthesis does not merge with others of the same value."""
+    return Signal(shape, name=name, attrs={"keep": 1})
 
 
 class LaneArray(wiring.Component):
@@ -45,6 +49,9 @@ class LaneArray(wiring.Component):
 
     LATENCY = 3
 
+    BLOCK = 16
+    """Lanes that share the registers which steer them."""
+
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
         g = geometry
@@ -59,14 +66,14 @@ class LaneArray(wiring.Component):
                 "o_group": Out(range(g.groups)),
                 "o_last": Out(1),
                 "o_info": Out(pass_layout(g)),
-                "o": Out(steps_layout(g, g.accumulator_bits)).array(g.group),
+                "o": Out(steps_layout(g, g.pass_bits)).array(g.group),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
         g = self.geometry
-        ports, bits, width = g.rows_per_cycle, g.weight_bits, g.accumulator_bits
+        ports, bits, width = g.rows_per_cycle, g.weight_bits, g.pass_bits
 
         # The rows come in the next cycle
         m.submodules.weights = weights = WeightRows(g)
@@ -81,64 +88,86 @@ class LaneArray(wiring.Component):
         fetch1, valid1 = Signal(fetch_layout(g), reset_less=True), Signal()
         m.d.sync += [fetch1.eq(self.fetch), valid1.eq(self.fetch_valid)]
 
-        # Register the rows and what gates them
-        rows = [Signal(g.d_model * bits, name=f"row{p}", reset_less=True) for p in range(ports)]
-        spikes = [Signal(g.steps, name=f"spikes{p}", reset_less=True) for p in range(ports)]
-        valid2, last2 = Signal(), Signal()
-        info2 = Signal(pass_layout(g), reset_less=True)
-        m.d.sync += [valid2.eq(valid1), last2.eq(valid1 & fetch1.last), info2.eq(fetch1.info)]
-        for port in range(ports):
-            fetched = fetch1.slots[port].valid
-            with m.If(valid1):
-                m.d.sync += spikes[port].eq(Mux(fetched, fetch1.slots[port].spikes, 0))
-                with m.If(fetched):
-                    m.d.sync += rows[port].eq(weights.row_data[port])
+        # Register the rows, offset, and the sum of each pair. A row that is not fetched may stay: its spikes are zero
+        rows = [[Signal(bits, name=f"row{c}_{p}", reset_less=True) for p in range(ports)] for c in range(g.d_model)]
+        pairs = [
+            [Signal(bits + 1, name=f"pair{c}_{p}", reset_less=True) for p in range(ports // 2)]
+            for c in range(g.d_model)
+        ]
+        for c in range(g.d_model):
+            fetched = [row[c * bits : (c + 1) * bits] ^ (1 << (bits - 1)) for row in weights.row_data]
+            m.d.sync += [row.eq(weight) for row, weight in zip(rows[c], fetched, strict=True)]
+            m.d.sync += [pair.eq(fetched[2 * p] + fetched[2 * p + 1]) for p, pair in enumerate(pairs[c])]
 
-        # Gate the rows by their spikes and add them, the steps side by side in one adder, then to the accumulators
+        # What steers the lanes has a register per block of them: one net to all of them would set the clock
+        last1, last2 = Signal(), Signal()
+        info2 = Signal(pass_layout(g), reset_less=True)
+        m.d.comb += last1.eq(valid1 & fetch1.last)
+        m.d.sync += [last2.eq(last1), info2.eq(fetch1.info)]
+        gates = [Signal(g.steps, name=f"gate{p}") for p in range(ports)]
+        for port, gate in enumerate(gates):
+            slot = fetch1.slots[port]
+            m.d.comb += gate.eq(slot.spikes & (valid1 & slot.valid).replicate(g.steps))
+        blocks = range(-(-g.d_model // self.BLOCK))
+        spikes = [[_copy(f"spikes{b}_{p}", g.steps) for p in range(ports)] for b in blocks]
+        clears, captures = [_copy(f"clear{b}") for b in blocks], [_copy(f"capture{b}") for b in blocks]
+        for b in blocks:
+            m.d.sync += [copy.eq(gate) for copy, gate in zip(spikes[b], gates, strict=True)]
+            m.d.sync += [clears[b].eq(last1 | self.clear), captures[b].eq(last1)]
+
+        # Of each pair of rows take none, one, the other or their sum; add the pairs, the steps side by side in one
+        # adder, then to the accumulators
         field = bits + (ports - 1).bit_length()
-        gates = [Signal(g.steps * field, name=f"gate{p}") for p in range(ports)]
-        for port in range(ports):
-            for t in range(g.steps):
-                m.d.comb += gates[port][t * field : t * field + bits].eq(spikes[port][t].replicate(bits))
         accumulators = [Signal(g.steps * width, name=f"lane{c}", reset_less=True) for c in range(g.d_model)]
         sums = [Signal(g.steps * width, name=f"sum{c}") for c in range(g.d_model)]
         for c in range(g.d_model):
-            gated = []
-            for port in range(ports):
-                weight = Signal(field, name=f"weight{c}_{port}")
-                m.d.comb += weight.eq(rows[port][c * bits : (c + 1) * bits] ^ (1 << (bits - 1)))
-                gated.append(weight.replicate(g.steps) & gates[port])
-            together = Signal(g.steps * field, name=f"together{c}")
-            m.d.comb += together.eq(tree(gated))
-            spread = [together[t * field : (t + 1) * field] for t in range(g.steps)]
-            m.d.comb += sums[c].eq(accumulators[c] + Cat(_extended(of_step, width) for of_step in spread))
-            with m.If(valid2):
-                m.d.sync += accumulators[c].eq(sums[c])
-            with m.If(self.clear | last2):
+            gate = spikes[c // self.BLOCK]
+            terms: list[Value] = []
+            for p in range(0, ports, 2):
+                term = Signal(g.steps * field, name=f"term{c}_{p}")
+                for t in range(g.steps):
+                    taken = Mux(gate[p][t], rows[c][p], 0)
+                    if ports > 1:
+                        both = Mux(gate[p][t], pairs[c][p // 2], rows[c][p + 1])
+                        taken = Mux(gate[p + 1][t], both, taken)
+                    m.d.comb += term[t * field : (t + 1) * field].eq(taken)
+                terms.append(term)
+            added = Signal(g.steps * field, name=f"added{c}")
+            m.d.comb += added.eq(sum(terms))
+            spread = Cat(_extended(added[t * field : (t + 1) * field], width) for t in range(g.steps))
+            m.d.comb += sums[c].eq(accumulators[c] + spread)
+            m.d.sync += accumulators[c].eq(sums[c])
+            with m.If(clears[c // self.BLOCK]):
                 m.d.sync += accumulators[c].eq(0)
         counts = [Signal(range(g.d_mlp + 1), name=f"count{t}") for t in range(g.steps)]
         counted = [Signal(range(g.d_mlp + 1), name=f"counted{t}") for t in range(g.steps)]
         for t in range(g.steps):
-            m.d.comb += counted[t].eq(counts[t] + sum(spikes[p][t] for p in range(ports)))
-            with m.If(valid2):
-                m.d.sync += counts[t].eq(counted[t])
-            with m.If(self.clear | last2):
+            m.d.comb += counted[t].eq(counts[t] + sum(spikes[0][p][t] for p in range(ports)))
+            m.d.sync += counts[t].eq(counted[t])
+            with m.If(clears[0]):
                 m.d.sync += counts[t].eq(0)
 
-        # Drain
+        # Drain: the channels of a group have the group's number each for itself
         shadows = [Signal(g.steps * width, name=f"shadow{c}", reset_less=True) for c in range(g.d_model)]
         offsets = [Signal(width, name=f"offset{t}", reset_less=True) for t in range(g.steps)]
         info3 = Signal(pass_layout(g), reset_less=True)
         draining = Signal()
         number = Signal(range(g.groups))
+        numbers = [_copy(f"number{c}", range(g.groups)) for c in range(g.group)]
+        next_number = Signal.like(number)
+        m.d.comb += next_number.eq(number)
         with m.If(draining):
-            m.d.sync += number.eq(number + 1)
+            m.d.comb += next_number.eq(number + 1)
             with m.If(number == g.groups - 1):
                 m.d.sync += draining.eq(0)
         with m.If(last2):
-            m.d.sync += [info3.eq(info2), draining.eq(1), number.eq(0)]
-            m.d.sync += [shadow.eq(total) for shadow, total in zip(shadows, sums, strict=True)]
+            m.d.comb += next_number.eq(0)
+            m.d.sync += [info3.eq(info2), draining.eq(1)]
             m.d.sync += [offset.eq(count << (bits - 1)) for offset, count in zip(offsets, counted, strict=True)]
+        m.d.sync += [copy.eq(next_number) for copy in (number, *numbers)]
+        for c in range(g.d_model):
+            with m.If(captures[c // self.BLOCK]):
+                m.d.sync += shadows[c].eq(sums[c])
         m.d.comb += [
             self.o_valid.eq(draining),
             self.o_group.eq(number),
@@ -147,8 +176,11 @@ class LaneArray(wiring.Component):
         ]
         for c in range(g.group):
             drained = Signal(g.steps * width, name=f"drained{c}")
-            m.d.comb += drained.eq(chosen(shadows[c :: g.group], number))
-            with m.If(draining):
-                for t in range(g.steps):
-                    m.d.sync += self.o[c][t].eq(drained[t * width : (t + 1) * width] - offsets[t])
+            with m.Switch(numbers[c]):
+                for index in range(g.groups):
+                    with m.Case(index):
+                        m.d.comb += drained.eq(shadows[index * g.group + c])
+            for t in range(g.steps):
+                total = drained[t * width : (t + 1) * width] - offsets[t]
+                m.d.sync += self.o[c][t].eq(total[:width].as_signed())
         return m

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The leaky integrate-and-fire neuron, its T steps unrolled."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -26,8 +26,8 @@ class LifNeuron(wiring.Component):
 
     Timing
     ------
-    A token per cycle, no back-pressure. `STEPS_PER_STAGE` steps between registers; the output is combinational after
-    the last stage's adders, for the spike memory's write port to register.
+    A token per cycle, no back-pressure. `STEPS_PER_STAGE` steps between registers; the spikes are registered too, for
+    what reads them decides in the same cycle whether a pass goes on.
 
     """
 
@@ -36,7 +36,7 @@ class LifNeuron(wiring.Component):
     @classmethod
     def latency(cls, g: Geometry) -> int:
         """Return the cycles from currents to spikes."""
-        return (g.steps - 1) // cls.STEPS_PER_STAGE
+        return -(-g.steps // cls.STEPS_PER_STAGE)
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -52,27 +52,37 @@ class LifNeuron(wiring.Component):
     def elaborate(self, platform):
         m = Module()
         g = self.geometry
+        # m > threshold where m - threshold - 1 is not negative: current and threshold are subtracted ahead, so that the
+        # comparison is an addition beside the membrane's, not behind it
         currents = [self.currents[t] for t in range(g.steps)]
-        threshold = self.threshold
-        spikes = []
+        excess = []
+        for t in range(g.steps):
+            excess.append(Signal(signed(max(g.current_bits, self.threshold_bits + 1) + 1), name=f"excess{t}"))
+            m.d.comb += excess[t].eq(currents[t] - self.threshold - 1)
+        spikes: list[Signal] = []
         carried = None
         for t in range(g.steps):
             if t and t % self.STEPS_PER_STAGE == 0:
                 # register what the later steps need
                 registered = []
-                for value in (*currents, threshold, carried, *spikes):
+                for value in (*currents, *excess, carried, *spikes):
                     register = Signal.like(value, reset_less=True)
                     m.d.sync += register.eq(value)
                     registered.append(register)
-                currents, rest = registered[: g.steps], registered[g.steps :]
-                threshold, carried, spikes = rest[0], rest[1], rest[2:]
+                currents, excess = registered[: g.steps], registered[g.steps : 2 * g.steps]
+                carried, spikes = registered[2 * g.steps], registered[2 * g.steps + 1 :]
+            before = 0 if carried is None else carried
             membrane = Signal(signed(g.current_bits + 1 + 2 * t), name=f"membrane{t}")
+            margin = Signal(signed(len(excess[t]) + 1 + 2 * t), name=f"margin{t}")
             spike = Signal(name=f"spike{t}")
-            m.d.comb += membrane.eq((currents[t] << (2 * t)) + (0 if carried is None else carried))
-            m.d.comb += spike.eq(membrane > (threshold << (2 * t)))
+            m.d.comb += [
+                membrane.eq((currents[t] << (2 * t)) + before),
+                margin.eq(Cat(Const((1 << 2 * t) - 1, 2 * t), excess[t]).as_signed() + before),
+                spike.eq(~margin[-1]),
+            ]
             carried = Signal(signed(len(membrane)), name=f"carried{t}")
             m.d.comb += carried.eq(Mux(spike, 0, membrane))
             spikes.append(spike)
         for t, spike in enumerate(spikes):
-            m.d.comb += self.spikes[t].eq(spike)
+            m.d.sync += self.spikes[t].eq(spike)
         return m

@@ -21,6 +21,9 @@ def commands(family: str, top: str, keep: Iterable[str] = (), shift_registers: b
         "read_verilog design.v",
         f"hierarchy -top {top}",
         *(f"setattr -mod -set keep_hierarchy 1 {module}" for module in keep),
+        # a register whose signal is to be kept is one of several that are equal: yosys merges cells unless they say so
+        "proc",
+        r"setattr -set keep 1 a:keep=1 %ci1:+[Q] t:$*ff* %i",
         # the circuit sits inside the device: no pads
         f"synth_xilinx -family {family} -top {top} -flatten -noiopad{nosrl} -run begin:map_luts",
         # the rest of synth_xilinx, but abc for abc9, which ends the program without a word on some units

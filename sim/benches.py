@@ -7,6 +7,7 @@ Each runs in Amaranth's simulator (tests/test_hw_units.py) and, verilated, in co
 import numpy as np
 
 from model.deployed.geometry import Geometry
+from sim.dendrite_benches import dendrites, dynamics
 from sim.dense_benches import counters, embed, head
 from sim.match_benches import match
 from sim.neuron_benches import bank, lif, window
@@ -14,7 +15,7 @@ from sim.ports import Bench, Ports
 from sim.register_bench import registers
 from sim.row_benches import lanes, memory, rows, sequencer, walker
 
-ATTENTIONS = {"pssa": window, "sssa": match, "tssa": match}
+ATTENTIONS = {"pssa": window, "sssa": match, "tssa": match, "lrf-dyn": dynamics}
 
 
 async def attention(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
@@ -29,6 +30,7 @@ BENCHES: dict[str, Bench] = {
     "rows": rows,
     "memory": memory,
     "attention": attention,
+    "dendrites": dendrites,
     "bank": bank,
     "embed": embed,
     "head": head,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from model.deployed.artifact import Policy
 from model.deployed.golden import GoldenNetwork, signature
+from model.deployed.golden_attention import Attention
 from model.integer.fold import from_policy
 from model.network.network import Record
 
@@ -44,6 +45,11 @@ class Reference:
         # counts clipped membranes, which the PyTorch network does not; its words are checked against PyTorch's too
         self._golden = GoldenNetwork(policy)
         self.begin()
+
+    @property
+    def attention(self) -> list[Attention]:
+        """What each layer's attention keeps, as golden has it; its currents are PyTorch's."""
+        return self._golden.attention
 
     def begin(self) -> None:
         """Begin an episode."""
@@ -82,7 +88,7 @@ class Reference:
 
         by_layer = [
             {
-                "QKV": 3 * rows(layer, "entry"),
+                "QKV": len(g.projections) * rows(layer, "entry"),
                 "PROJ": rows(layer, "window"),
                 "FC1": g.mlp_ratio * rows(layer, "mlp"),
                 "FC2": rows(layer, "fc1"),

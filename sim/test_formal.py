@@ -80,13 +80,14 @@ def test_neuron_equals_its_equation_for_all_inputs(geometry):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("membrane > (threshold", "membrane >= (threshold"),
+        ("self.threshold - 1", "self.threshold"),
         ("Mux(spike, 0, membrane)", "membrane"),
         ("signed(g.current_bits + 1 + 2 * t)", "signed(g.current_bits + 2 * t)"),
-        ("for value in (*currents, threshold, carried, *spikes)", "for value in (*currents, threshold, 0, *spikes)"),
-        ("(threshold << (2 * t))", "(threshold << t)"),
+        ("for value in (*currents, *excess, carried, *spikes)", "for value in (*currents, *excess, 0, *spikes)"),
+        ("Const((1 << 2 * t) - 1, 2 * t)", "Const((1 << t) - 1, t)"),
+        ("signed(len(excess[t]) + 1 + 2 * t)", "signed(len(excess[t]) - 1 + 2 * t)"),
     ],
-    ids=["at-threshold", "no-reset", "narrow", "forgets", "wrong-unit"],
+    ids=["at-threshold", "no-reset", "narrow", "forgets", "wrong-unit", "narrow-margin"],
 )
 def test_neuron_proof_finds_a_planted_defect(old, new):
     verdict = neuron_verdict(mutant(hw.lif, old, new).LifNeuron(TINY))

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from model.deployed.geometry import HOPPER_Z2, HOPPER_Z2_SSSA, ODD, TINY, Geometry
+from model.deployed.geometry import HOPPER_Z2, HOPPER_Z2_LRF, HOPPER_Z2_SSSA, ODD, TINY, Geometry
 from sim.build import component_verilog, run_bench, simulation
-from sim.units import UNITS, AllUnits
+from sim.units import AllUnits, units_of
 
 GEOMETRIES = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2}
 
@@ -24,20 +24,33 @@ MATCHING = {
 """One head, a head a group, heads that share one; windows that two cycles halve and such that they do not."""
 
 
+DENDRITIC = {
+    "HOPPER_Z2_LRF": HOPPER_Z2_LRF,
+    "TINY LRF-Dyn": TINY.with_attention("lrf-dyn"),
+    "ODD LRF-Dyn, ungated": dataclasses.replace(ODD.with_attention("lrf-dyn"), dendrites=3, gate=False),
+}
+
+
 def units(name: str, geometry: Geometry, names: Sequence[str]):
     text = component_verilog(f"{geometry.to_json()}|{names}", lambda: AllUnits(geometry, names), "units")
     return simulation(f"units {name}", text, "units")
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", units_of(HOPPER_Z2))
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_unit(name, unit):
-    check(name, GEOMETRIES[name], unit, list(UNITS))
+    check(name, GEOMETRIES[name], unit, units_of(HOPPER_Z2))
 
 
 @pytest.mark.parametrize("name", MATCHING)
 def test_match_unit(name):
     check(name, MATCHING[name], "attention", ["attention"])
+
+
+@pytest.mark.parametrize("unit", ["attention", "dendrites", "bank", "sequencer"])
+@pytest.mark.parametrize("name", DENDRITIC)
+def test_dendritic_unit(name, unit):
+    check(name, DENDRITIC[name], unit, ["attention", "dendrites", "bank", "sequencer"])
 
 
 def check(name: str, geometry: Geometry, unit: str, built: Sequence[str]) -> None:

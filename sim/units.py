@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The circuit's units side by side in one module, so that a geometry's benches need one simulation only."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from amaranth.hdl import Module
 from amaranth.lib import wiring
@@ -12,6 +12,7 @@ from hw.axi import AxiLite, AxiLiteSlave
 from hw.bank import NeuronBank
 from hw.core import ATTENTIONS
 from hw.counters import DecisionCounters
+from hw.dendrites import Dendrites
 from hw.embed import Embedding
 from hw.head import Head
 from hw.lanes import LaneArray
@@ -125,6 +126,7 @@ UNITS = {
     "rows": WeightRows,
     "memory": lambda g: PolicyMemory(memory_map(g)["channels"], 2),
     "attention": lambda g: ATTENTIONS[g.attention](g),
+    "dendrites": Dendrites,
     "bank": BankAndStore,
     "embed": Embedding,
     "head": Head,
@@ -135,16 +137,21 @@ UNITS = {
 """Name -> how to make the unit of a geometry."""
 
 
+def units_of(g: Geometry) -> list[str]:
+    """Return the names of the units that a circuit of this geometry has."""
+    return [name for name in UNITS if name != "dendrites" or g.attention == "lrf-dyn"]
+
+
 def drain_cycles(g: Geometry) -> int:
     """Return the walker's drain as the core sets it."""
     return max(g.groups, NeuronBank.latency(g) + 1)
 
 
 class AllUnits(wiring.Component):
-    """The units of `UNITS`, or those of some names, each with its ports outside under its name."""
+    """The units of `units_of`, or those of some names, each with its ports outside under its name."""
 
-    def __init__(self, geometry: Geometry, names: Iterable[str] = UNITS) -> None:
-        self._units = {name: UNITS[name](geometry) for name in names}
+    def __init__(self, geometry: Geometry, names: Sequence[str] | None = None) -> None:
+        self._units = {name: UNITS[name](geometry) for name in names or units_of(geometry)}
         super().__init__({name: Out(unit.signature) for name, unit in self._units.items()})
 
     def elaborate(self, platform):

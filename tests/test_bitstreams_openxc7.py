@@ -12,6 +12,7 @@ import pytest
 from bitstreams import build, openxc7, ps7
 from bitstreams.boards import BOARDS
 from bitstreams.ps7 import PS7_TOP
+from bitstreams.readback import frame_bits
 from hw.generate import verilog
 from hw.synthesis import SynthesisError
 from hw.synthesis import run_yosys as openxc7_yosys
@@ -78,6 +79,7 @@ def test_a_build_ends_in_bitstream_handoff_file_and_manifest(work, capsys):
             *("xc7frames2bit", "--part_file", f"{database}/{PART}/part.yaml", "--part_name", PART),
             *("--frm_file", "design.frames", "--output_file", "spikeloop.bit"),
         ],
+        ["bitread", "-part_file", f"{database}/{PART}/part.yaml", "-y", "-o", "read.bits", "spikeloop.bit"],
     ]
     manifest = json.loads((work / "m.json").read_text())
     assert manifest["tools"]["nextpnr-xilinx"] == "0.8.2-1-gabc"
@@ -86,7 +88,7 @@ def test_a_build_ends_in_bitstream_handoff_file_and_manifest(work, capsys):
     assert manifest["hold_slack_ns"] is None
     assert manifest["geometry_digest"] == TINY.digest
     assert manifest["worst_paths"][0]["start_unit"] == "walker"
-    assert manifest["verified_on_board"] is False
+    assert (manifest["verified_on_board"], manifest["read_back_bits"]) == (False, 3)
     handoff = (work / "out" / "pynq-z2" / manifest["hwh"]["file"]).read_text()
     assert 'BASEVALUE="0x40000000"' in handoff
 
@@ -113,6 +115,7 @@ def test_data_are_found_beside_tools_on_the_path(work, monkeypatch):
         "bin/nextpnr-xilinx",
         "bin/fasm2frames",
         "bin/xc7frames2bit",
+        "bin/bitread",
         "chipdb/xc7z020clg400.bin",
         f"zynq7/{PART}/part.yaml",
     ],
@@ -140,6 +143,29 @@ def test_a_failed_program_says_why_and_leaves_nothing(work, capsys, program):
     assert run(work) == 2
     assert f"{program} failed with exit status 1; it said: ERROR: no such wire" in capsys.readouterr().err
     assert not (work / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("bits", "sentence"),
+    [
+        (("000_00", "000_02"), "1 bits are missing and 0 too many, the first is frame 0x00400000, word 1, bit 31"),
+        (
+            ("000_00", "000_03", "001_31"),
+            "1 bits are missing and 1 too many, the first is frame 0x00400000, word 0, bit 2",
+        ),
+    ],
+)
+def test_a_bitstream_that_does_not_hold_its_frames_is_not_kept(work, capsys, bits, sentence):
+    standins.openxc7(work / "tools", PART, bits=bits)
+    assert run(work) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (work / "out").exists()
+
+
+def test_the_checksum_of_a_frame_is_not_compared():
+    words = ["0x00000000"] * 101
+    words[50] = "0x0000ffff"
+    assert frame_bits(["0x00400000 " + ",".join(words)]) == {(0x400000, 50, bit) for bit in (13, 14, 15)}
 
 
 def test_a_failed_synthesis_says_why(work, monkeypatch, capsys):

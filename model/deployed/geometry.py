@@ -18,7 +18,7 @@ VERSION = "0.1.0"
 ATTENTIONS = ("pssa", "sssa", "tssa", "lrf-ssa", "lrf-dyn")
 """What `Geometry.attention` may be (docs/attention.md)."""
 
-CIRCUITS = ("pssa", "sssa", "tssa")
+CIRCUITS = ("pssa", "sssa", "tssa", "lrf-dyn")
 """Those of them that a circuit computes."""
 
 _DILATIONS = (3, 5)
@@ -271,9 +271,14 @@ class Geometry:
         return widths.get(self.attention, self.window_bits)
 
     @property
+    def pass_bits(self) -> int:
+        """Signed width that holds the sum of one weight per row of the longest pass."""
+        return self.weight_bits + (self.d_mlp - 1).bit_length()
+
+    @property
     def accumulator_bits(self) -> int:
-        """Signed width that holds the sum of one weight per row of the longest pass, or what attention adds up."""
-        return max(self.weight_bits + (self.d_mlp - 1).bit_length(), self.attention_bits)
+        """Signed width that holds the sum of a pass, or what attention adds up."""
+        return max(self.pass_bits, self.attention_bits)
 
     @property
     def bias_bits(self) -> int:
@@ -416,6 +421,9 @@ HOPPER_Z2_SSSA = HOPPER_Z2.with_attention("sssa")
 HOPPER_Z2_TSSA = HOPPER_Z2.with_attention("tssa")
 """HOPPER_Z2 with attention by matches over all SNN steps."""
 
+HOPPER_Z2_LRF = dataclasses.replace(HOPPER_Z2.with_attention("lrf-dyn"), dendrites=4, rows_per_cycle=2)
+"""HOPPER_Z2 with dendrites for a window: as many as fit a PYNQ-Z2, and half the weight rows a cycle to make room."""
+
 CLASSIC = Geometry(observation_size=6, action_size=3, d_model=64, layers=2)
 """Classic control: any of its environments."""
 
@@ -425,6 +433,7 @@ PRESETS = {
     "HOPPER_Z2": HOPPER_Z2,
     "HOPPER_Z2_SSSA": HOPPER_Z2_SSSA,
     "HOPPER_Z2_TSSA": HOPPER_Z2_TSSA,
+    "HOPPER_Z2_LRF": HOPPER_Z2_LRF,
     "CLASSIC": CLASSIC,
 }
 

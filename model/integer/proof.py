@@ -88,7 +88,7 @@ def prove(g: Geometry, tensors: dict[str, np.ndarray]) -> dict[str, int]:
             least, most = (
                 attention_reach(g, tensors, f"layer{layer}") if attention else reach(tensors[f"{name}.weight"])
             )
-            fits("accumulator", name, least, most, g.attention_bits if attention else g.accumulator_bits)
+            fits("accumulator", name, least, most, g.attention_bits if attention else g.pass_bits)
             if part not in ("proj", "fc2"):
                 bias = tensors.get(f"{name}.bias", 0)
                 neuron(name, np.minimum(least + bias, 0), np.maximum(most + bias, 0))

@@ -48,8 +48,17 @@ def vivado(folder: Path, reports: Path = HERE / "vivado-reports", fail: str = ""
     return folder
 
 
-def openxc7(root: Path, part: str, log: Path = HERE / "openxc7" / "nextpnr.log", fail: str = "") -> Path:
-    """Write a toolchain's root with programs and data; return it. fail : the program that is to fail."""
+def openxc7(
+    root: Path,
+    part: str,
+    log: Path = HERE / "openxc7" / "nextpnr.log",
+    fail: str = "",
+    bits: tuple[str, ...] = ("000_00", "000_02", "001_31"),
+) -> Path:
+    """Write a toolchain's root with programs and data; return it.
+
+    fail : the program that is to fail. bits : what is read back, by word and bit.
+    """
     device = part.rpartition("-")[0]
     for data in (root / "prjxray-db" / "zynq7" / part / "part.yaml", root / "chipdb" / f"{device}.bin"):
         data.parent.mkdir(parents=True, exist_ok=True)
@@ -74,13 +83,18 @@ def openxc7(root: Path, part: str, log: Path = HERE / "openxc7" / "nextpnr.log",
     ]
     frames = [
         f"there(after('--db-root') / {part!r} / 'part.yaml', pathlib.Path(given[-1]))",
-        "print('0x00400000 0x00000000')",
+        "print('0x00400000 0x00000005,0x80000000')",
     ]
     bit = [
         "there(after('--part_file'), after('--frm_file'))",
         "assert after('--frm_file').stat().st_size",
         "after('--output_file').write_bytes(b'header' + bytes.fromhex('ffffffffaa995566') + b'not a bitstream')",
     ]
-    for name, lines in {"nextpnr-xilinx": nextpnr, "fasm2frames": frames, "xc7frames2bit": bit}.items():
+    read = [
+        "there(after('-part_file'), pathlib.Path(given[-1]))",
+        f"after('-o').write_text(''.join(f'bit_00400000_{{place}}\\n' for place in {bits!r}))",
+    ]
+    programs = {"nextpnr-xilinx": nextpnr, "fasm2frames": frames, "xc7frames2bit": bit, "bitread": read}
+    for name, lines in programs.items():
         program(root / "bin", name, record + lines)
     return root
