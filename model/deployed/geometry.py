@@ -420,6 +420,7 @@ HOPPER_Z2_SSSA = HOPPER_Z2.with_attention("sssa")
 
 HOPPER_Z2_TSSA = HOPPER_Z2.with_attention("tssa")
 """HOPPER_Z2 with attention by matches over all SNN steps."""
+
 HOPPER_Z2_LRF = dataclasses.replace(HOPPER_Z2.with_attention("lrf-dyn"), dendrites=4, rows_per_cycle=2)
 """HOPPER_Z2 with dendrites for a window: as many as fit a PYNQ-Z2, and half the weight rows a cycle to make room."""
 
