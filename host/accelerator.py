@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from host.bus import Bus, BusTimeout, Places, Words
+from host.dendrite_rows import unpack_state
 from host.policy_image import PolicyImage, pack, unpack_rows
 from hw.memory_map import Section, memory_map
 from hw.registers import (
@@ -344,13 +345,24 @@ class Accelerator:
         return fields.reshape(g.d_model, g.steps).T
 
     def probe_ring(self) -> NDArray[np.bool_]:
-        """Return the `k AND v` spikes of every slot, bool [layers, window, steps, d_model].
+        """Return the spikes that every slot of the rings keeps, bool [layers, window, kept, steps, d_model].
 
-        The n-th token of an episode, counted from 0, is in slot n modulo window.
+        PSSA keeps one word of a token, `k AND v`; SSSA and TSSA keep two, key and value. The n-th token of an episode,
+        counted from 0, is in slot n modulo window.
         """
         g, section = self.geometry, self._sections["ring"]
         fields = unpack_rows(self._read_section(section), 1, section, signed=False)
-        return fields.reshape(g.layers, g.window, g.d_model, g.steps).swapaxes(2, 3).astype(np.bool_)
+        spikes = fields.reshape(g.layers, g.window, g.groups, -1, g.group, g.steps).transpose(0, 1, 3, 5, 2, 4)
+        return spikes.reshape(*spikes.shape[:4], g.d_model).astype(np.bool_)
+
+    def probe_state(self) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return what LRF-Dyn keeps, as the last token left it.
+
+        Dendrites, int64 [layers, steps, d_model, dendrites]; value spikes of that token and those before, the newest
+        first, bool [layers, reach, steps, d_model].
+        """
+        section = self._sections["state"]
+        return unpack_state(self.geometry, unpack_rows(self._read_section(section), 1, section, signed=False))
 
     def peek(self, name: str, first: int, count: int) -> Words:
         """Return words of a section, `count` from the word `first` on; what pads a row reads as zero."""

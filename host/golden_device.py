@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from host.bus import Bus, BusError, Words
+from host.dendrite_rows import pack_state
 from host.policy_image import pack_rows, unpack
 from hw.memory_map import Section, memory_map
 from hw.registers import (
@@ -25,6 +26,7 @@ from hw.registers import (
 from model.deployed.artifact import ArtifactError, Policy
 from model.deployed.geometry import Geometry
 from model.deployed.golden import GoldenNetwork, Trace
+from model.deployed.golden_attention import Attention, Dynamics
 
 IDENTITY = ("MAGIC", "VERSION", "GEOMETRY_ID")
 
@@ -164,6 +166,8 @@ class GoldenBus(Bus):
             self._flag("REFUSED")
             return
         self._tokens = self._stored["TOKENS"][0] = 0
+        if "state" in self._memory:  # what is kept counts as zero from here on, and shows so
+            self._memory["state"][:] = 0
         if self._network:
             self._network.reset()
 
@@ -199,12 +203,8 @@ class GoldenBus(Bus):
         assert self._network is not None
         g, inputs = self.geometry, self._stored["INPUT_COUNT"][0]
         trace = self._network.decide(self._token.view(np.int8)[:inputs].astype(np.int64))
-        slot = self._tokens % g.window
-        ring_words = g.groups * self._sections["ring"].stride  # of one token in one layer
-        for layer in range(g.layers):
-            place = (layer * g.window + slot) * ring_words
-            spikes = self._network.ring(layer)[0].T.reshape(g.groups, -1).astype(np.int64)
-            self._memory["ring"][place : place + ring_words] = pack_rows(spikes, 1, self._sections["ring"])
+        for layer, attention in enumerate(self._network.attention):
+            self._keep(layer, attention)
         self._memory["residual"][:] = pack_rows(
             trace.membranes[-1].T.reshape(g.groups, -1), g.membrane_bits, self._sections["residual"]
         )
@@ -214,6 +214,22 @@ class GoldenBus(Bus):
         if not self._repeats_left:
             self._stored["DONE"] = [self._started]
             self._stored["STATUS"][0] &= ~field_mask(g, "STATUS", "BUSY")
+
+    def _keep(self, layer: int, attention: Attention) -> None:
+        """Show in the probes what the attention of a layer keeps of this token and those before."""
+        g = self.geometry
+        if isinstance(attention, Dynamics):
+            words = g.d_model * self._sections["state"].stride
+            rows = pack_state(g, attention.x, attention.values[: g.reach])
+            self._memory["state"][layer * words : (layer + 1) * words] = pack_rows(rows, 1, self._sections["state"])
+        else:
+            assert self._network is not None
+            words = g.groups * self._sections["ring"].stride  # of one token in one layer
+            place = (layer * g.window + self._tokens % g.window) * words
+            kept = self._network.ring(layer)[0]  # [kept, steps, d_model]
+            spikes = kept.reshape(*kept.shape[:2], g.groups, g.group).transpose(2, 0, 3, 1)
+            rows = spikes.reshape(g.groups, -1).astype(np.int64)
+            self._memory["ring"][place : place + words] = pack_rows(rows, 1, self._sections["ring"])
 
     def _loaded_policy(self) -> Policy:
         registers = {name: self._stored[name][0] for name in ("INPUT_COUNT", "ACTION_COUNT", "ENTRY_THRESHOLD")}
@@ -242,7 +258,7 @@ class GoldenBus(Bus):
         stored["ACTION"] = actions.view("<u4").tolist()
         stored["SIGNATURE"] = trace.signatures
         stored["SATURATIONS"] = [trace.saturations]
-        stored["TOKENS"] = [min(self._tokens, g.window)]
+        stored["TOKENS"] = [min(self._tokens, g.reach + 1)]
         stored["LAYER_ROWS"] = [0] * g.layers
         units = dict.fromkeys(ROW_UNITS, 0)
         for layer in range(g.layers):
@@ -257,7 +273,7 @@ def layer_rows(g: Geometry, trace: Trace, layer: int) -> dict[str, int]:
     """Return the weight rows that a layer fetches in a decision, by unit."""
     rows = {part: trace.active_rows[f"layer{layer}.{part}"] for part in ("key", "proj", "fc1", "fc2")}
     return {
-        "QKV": 3 * rows["key"],
+        "QKV": len(g.projections) * rows["key"],
         "PROJ": rows["proj"],
         "FC1": g.mlp_ratio * rows["fc1"],
         "FC2": rows["fc2"],

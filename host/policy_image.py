@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from host.bits import gather_bits, spread_bits
 from host.bus import Words
+from host.dendrite_rows import pack_dendrites, unpack_dendrites
 from hw.memory_map import Section, channel_bits, embed_components, head_actions, memory_map, passes
 from model.deployed.geometry import Geometry
 
@@ -35,7 +37,7 @@ class PolicyImage:
 
 def pack_rows(values: Integers, bits: int, section: Section) -> Words:
     """Pack integers [rows, fields] of `bits` each, low bits first, into a section's words [rows * stride]."""
-    spread = ((values[:, :, None] >> np.arange(bits)) & 1).astype(np.uint8)
+    spread = spread_bits(values, bits).astype(np.uint8)
     packed = np.packbits(spread.reshape(len(values), -1), axis=1, bitorder="little")
     padded = np.zeros((len(values), section.stride * 4), np.uint8)
     padded[:, : packed.shape[1]] = packed
@@ -47,10 +49,7 @@ def unpack_rows(words: Words, bits: int, section: Section, signed: bool) -> Inte
     octets = np.ascontiguousarray(words, "<u4").view(np.uint8).reshape(section.rows, section.stride * 4)
     fields = section.row_bits // bits
     spread = np.unpackbits(octets, axis=1, bitorder="little")[:, : fields * bits]
-    weights = np.int64(1) << np.arange(bits)
-    if signed:
-        weights[-1] = -weights[-1]
-    return spread.reshape(section.rows, fields, bits) @ weights
+    return gather_bits(spread.reshape(section.rows, fields, bits), signed)
 
 
 def _padded(count: int, together: int) -> int:
@@ -97,6 +96,9 @@ def pack(policy: "Policy") -> PolicyImage:
     if "taps" in sections:
         taps = np.stack([t[f"layer{layer}.window.weight"].T for layer in range(g.layers)])  # [layers, window, d_model]
         rows["taps"] = taps.reshape(-1, g.group)
+    if "dendrites" in sections:
+        layers = [pack_dendrites(g, t, f"layer{layer}.dynamics") for layer in range(g.layers)]
+        rows["dendrites"] = np.concatenate(layers)
 
     bias = np.zeros((1 + g.layers * g.passes_per_layer, d), np.int64)
     second = np.zeros_like(bias)  # threshold or shift
@@ -137,6 +139,7 @@ def _field_bits(g: Geometry) -> dict[str, int]:
     return {
         "weights": g.weight_bits,
         "taps": g.weight_bits,
+        "dendrites": 1,
         "channels": channel_bits(g),
         "embed": g.dense_weight_bits,
         "head": g.dense_weight_bits,
@@ -181,6 +184,9 @@ def unpack(g: Geometry, sections: Mapping[str, Words], registers: Mapping[str, i
         taps = fields("taps").reshape(g.layers, g.window, d)
         for layer in range(g.layers):
             tensors[f"layer{layer}.window.weight"] = taps[layer].T
+    if "dendrites" in memory:
+        for layer, dendrites in enumerate(np.split(fields("dendrites", signed=False), g.layers)):
+            tensors |= unpack_dendrites(g, dendrites, f"layer{layer}.dynamics")
 
     channels = fields("channels", signed=False).reshape(-1, d)
     low = channels & ((1 << g.bias_bits) - 1)

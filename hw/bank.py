@@ -52,7 +52,7 @@ class NeuronBank(wiring.Component):
                 "residual_group": Out(range(g.groups)),
                 "residual_last": Out(1),
                 "residual_embed": Out(1),
-                "residual_sums": Out(steps_layout(g, g.accumulator_bits)).array(g.group),
+                "residual_sums": Out(steps_layout(g, g.pass_bits)).array(g.group),
                 "residual_embedded": Out(signed(g.embed_bits)).array(g.group),
                 "residual_bias": Out(signed(g.bias_bits)).array(g.group),
                 "residual_level": Out(level_bits(g)).array(g.group),
@@ -116,7 +116,7 @@ class NeuronBank(wiring.Component):
         m.d.sync += valid2.eq(valid1)
         for c in range(g.group):
             m.d.comb += [
-                self.residual_sums[c].eq(self.i[c]),
+                *(self.residual_sums[c][t].eq(self.i[c][t]) for t in range(g.steps)),
                 self.residual_embedded[c].eq(self.i_embed[c]),
                 self.residual_bias[c].eq(parameters[c].bias),
                 self.residual_level[c].eq(parameters[c].level),

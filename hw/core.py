@@ -7,9 +7,11 @@ from amaranth.lib.wiring import In, Out
 
 from hw.bank import NeuronBank
 from hw.counters import DecisionCounters
+from hw.dynamics import LrfDynamics
 from hw.embed import Embedding
 from hw.head import Head
 from hw.lanes import LaneArray
+from hw.match import MatchWindow
 from hw.memory import load_port
 from hw.memory_map import attention_sections, memory_map
 from hw.passes import Kind
@@ -20,8 +22,13 @@ from hw.walker import RowWalker
 from hw.window import PssaWindow
 from model.deployed.geometry import Geometry
 
-ATTENTIONS = {"pssa": PssaWindow}
-"""The unit of each `Geometry.attention` that has a circuit."""
+ATTENTIONS = {
+    "pssa": lambda g: PssaWindow(g, NeuronBank.latency(g)),
+    "sssa": MatchWindow,
+    "tssa": MatchWindow,
+    "lrf-dyn": lambda g: LrfDynamics(g, NeuronBank.latency(g)),
+}
+"""How to make the unit of each `Geometry.attention` that has a circuit."""
 
 
 class DecisionCore(wiring.Component):
@@ -74,7 +81,7 @@ class DecisionCore(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(g)
         m.submodules.walker = walker = RowWalker(g, drain_cycles)
         m.submodules.lanes = lanes = LaneArray(g)
-        m.submodules.window = window = ATTENTIONS[g.attention](g, NeuronBank.latency(g))
+        m.submodules.window = window = ATTENTIONS[g.attention](g)
         m.submodules.bank = bank = NeuronBank(g)
         m.submodules.residual = residual = ResidualStore(g)
         m.submodules.embed = embed = Embedding(g)
@@ -216,7 +223,7 @@ class DecisionCore(wiring.Component):
             counters.waiting.eq(walker.idle),
             counters.fetch.eq(walker.fetch),
             counters.fetch_valid.eq(walker.fetch_valid),
-            self.saturations.eq(residual.saturations),
+            self.saturations.eq(residual.saturations + window.saturations),
             self.cycles.eq(counters.cycles),
             self.stalls.eq(counters.stalls),
             self.unit_cycles.eq(counters.unit_cycles),

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Array, Value, ValueLike
+from amaranth.hdl import Array, Cat, Value, ValueLike
 
 
 def tree(terms: Sequence[ValueLike]) -> ValueLike:
@@ -12,6 +12,25 @@ def tree(terms: Sequence[ValueLike]) -> ValueLike:
         pairs = [Value.cast(terms[at]) + terms[at + 1] for at in range(0, len(terms) - 1, 2)]
         terms = [*pairs, *terms[len(terms) & ~1 :]]
     return terms[0]
+
+
+def sum_of_bits(columns: Sequence[Sequence[ValueLike]]) -> Value:
+    """Return the sum of bits, those in columns[w] weighing 2**w, unsigned. No column may be empty.
+
+    Full adders, column by column, written as logic: look-up tables take several of them at once, which the carry chains
+    of numbers so narrow would not.
+    """
+    rest, digits = [[Value.cast(bit) for bit in column] for column in columns], []
+    while rest:
+        column, carries = rest.pop(0), []
+        while len(column) > 1:
+            (a, b, *c), column = column[:3], column[3:]
+            column.append(a ^ b ^ c[0] if c else a ^ b)
+            carries.append((a & b) | (c[0] & (a ^ b)) if c else a & b)
+        digits.append(column[0])
+        if carries:
+            rest[:1] = [rest[0] + carries] if rest else [carries]
+    return Cat(digits)
 
 
 def chosen(terms: Sequence[ValueLike], number: Value) -> ValueLike:

@@ -66,14 +66,14 @@ class LaneArray(wiring.Component):
                 "o_group": Out(range(g.groups)),
                 "o_last": Out(1),
                 "o_info": Out(pass_layout(g)),
-                "o": Out(steps_layout(g, g.accumulator_bits)).array(g.group),
+                "o": Out(steps_layout(g, g.pass_bits)).array(g.group),
             }
         )
 
     def elaborate(self, platform):
         m = Module()
         g = self.geometry
-        ports, bits, width = g.rows_per_cycle, g.weight_bits, g.accumulator_bits
+        ports, bits, width = g.rows_per_cycle, g.weight_bits, g.pass_bits
 
         # The rows come in the next cycle
         m.submodules.weights = weights = WeightRows(g)
@@ -181,5 +181,6 @@ class LaneArray(wiring.Component):
                     with m.Case(index):
                         m.d.comb += drained.eq(shadows[index * g.group + c])
             for t in range(g.steps):
-                m.d.sync += self.o[c][t].eq(drained[t * width : (t + 1) * width] - offsets[t])
+                total = drained[t * width : (t + 1) * width] - offsets[t]
+                m.d.sync += self.o[c][t].eq(total[:width].as_signed())
         return m

@@ -48,6 +48,17 @@ def channel_bits(g: Geometry) -> int:
     return g.bias_bits + level_bits(g)
 
 
+def dendrites_bits(g: Geometry) -> int:
+    """Bits of a channel's parameters of LRF-Dyn: decay, three shift codes and gain of each dendrite, local taps."""
+    dendrite = g.dendrite_shift_bits + 3 * (1 + g.dendrite_shift_bits) + g.gain_bits
+    return g.dendrites * dendrite + len(g.local_distances) * g.weight_bits
+
+
+def state_bits(g: Geometry) -> int:
+    """Bits of a channel's state of LRF-Dyn: its dendrites, then as many value spikes as local taps reach back to."""
+    return g.steps * (g.dendrites * g.dendrite_bits + g.reach)
+
+
 def embed_components(g: Geometry) -> int:
     """Token components that the embedding multiplies in a cycle: what 128 multipliers serve in a group."""
     return min(g.input_size, max(1, 128 // g.group))
@@ -60,7 +71,18 @@ def head_actions(g: Geometry) -> int:
 
 def _attention_shapes(g: Geometry) -> tuple[tuple[str, int, int, bool, str], ...]:
     """Return name, rows, row_bits, writable and doc of each memory of the geometry's attention."""
+    match = (
+        (
+            "ring",
+            g.layers * g.window * g.groups,
+            2 * g.group * g.steps,
+            False,
+            "probe: keys, then values, channel by channel, step by step; slot by slot of each layer, a row per group",
+        ),
+    )
     return {
+        "sssa": match,
+        "tssa": match,
         "pssa": (
             (
                 "taps",
@@ -75,6 +97,22 @@ def _attention_shapes(g: Geometry) -> tuple[tuple[str, int, int, bool, str], ...
                 g.group * g.steps,
                 False,
                 "probe: k AND v spikes; slot by slot of each layer, a row per group, channel by channel, step by step",
+            ),
+        ),
+        "lrf-dyn": (
+            (
+                "dendrites",
+                g.layers * g.d_model,
+                dendrites_bits(g),
+                True,
+                "dendrites: layer by layer, a row per channel; each one's decay, codes and gain, then the local taps",
+            ),
+            (
+                "state",
+                g.layers * g.d_model,
+                state_bits(g),
+                False,
+                "probe: layer by layer, a row per channel; dendrites step by step, then value spikes, newest first",
             ),
         ),
     }[g.attention]

@@ -118,7 +118,7 @@ def register_table(g: Geometry) -> tuple[Register, ...]:
         Register("CYCLES", 0x204, "RO", 32, "cycles of the last decision, START to DONE"),
         Register("ACTION", 0x208, "RO", 32, "actions, two signed 16-bit words each, low first", -(-g.action_size // 2)),
         Register("SIGNATURE", 0x300, "RO", 32, "running signature after embedding and each sub-block", g.signatures),
-        Register("SATURATIONS", 0x400, "RO", 32, "residual membranes clipped in the last decision"),
+        Register("SATURATIONS", 0x400, "RO", 32, "residual membranes and dendrites clipped in the last decision"),
         Register("STALLS", 0x404, "RO", 32, "cycles the row walker waited for spikes in the last decision"),
         Register("LAYER_ROWS", 0x420, "RO", 32, "active weight rows of the last decision, per layer", g.layers),
     ]

@@ -48,7 +48,7 @@ class ResidualStore(wiring.Component):
                 "i_valid": In(1),
                 "i_group": In(range(g.groups)),
                 "i_embed": In(1),
-                "sums": In(steps_layout(g, g.accumulator_bits)).array(g.group),
+                "sums": In(steps_layout(g, g.pass_bits)).array(g.group),
                 "embedded": In(signed(g.embed_bits)).array(g.group),
                 "bias": In(signed(g.bias_bits)).array(g.group),
                 "level": In(level_bits(g)).array(g.group),

@@ -4,9 +4,9 @@
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 
-from hw.attention import attention_members, ring_slot
+from hw.attention import attention_members, ring_slot, send_groups, spike_store
 from hw.memory import PolicyMemory
-from hw.memory_map import memory_map, passes
+from hw.memory_map import memory_map
 from hw.passes import Kind, spikes_layout, steps_layout
 from model.deployed.geometry import Geometry
 
@@ -52,20 +52,11 @@ class PssaWindow(wiring.Component):
         slot = ring_slot(m, self)
 
         # Keys and queries wait for their partners
-        stores = {}
-        for kind in (Kind.KEY, Kind.QUERY):
-            store = memory.Memory(shape=group_bits, depth=g.groups, init=[])
-            m.submodules[kind.name.lower()] = store
-            write, stores[kind] = store.write_port(), store.read_port(domain="comb")
-            m.d.comb += [
-                write.addr.eq(self.i_group),
-                write.data.eq(self.i),
-                write.en.eq(self.i_valid & (self.i_info.kind == kind)),
-            ]
+        keys, queries = spike_store(m, self, Kind.KEY), spike_store(m, self, Kind.QUERY)
         both, value_valid = Signal(group_bits), Signal()
         m.d.comb += [
-            stores[Kind.KEY].addr.eq(self.i_group),
-            both.eq(stores[Kind.KEY].data & self.i.as_value()),
+            keys.addr.eq(self.i_group),
+            both.eq(keys.data & self.i.as_value()),
             value_valid.eq(self.i_valid & (self.i_info.kind == Kind.VALUE)),
         ]
 
@@ -152,30 +143,14 @@ class PssaWindow(wiring.Component):
             sums_write.en.eq(valid1 & side1.last),
         ]
 
-        # Send the gated sums behind the queries' drain, once the first queries are through the bank
-        delay = self.drained
-        for stage in range(max(1, self.bank_latency + 2 - g.groups) - 1):
-            delayed = Signal(name=f"drained{stage}")
-            m.d.sync += delayed.eq(delay)
-            delay = delayed
-        with m.If(emitting):
-            m.d.sync += self.o_group.eq(self.o_group + 1)
-            with m.If(self.o_last):
-                m.d.sync += emitting.eq(0)
-        with m.If(delay):
-            m.d.sync += [emitting.eq(1), self.o_group.eq(0)]
-        position = 1 + passes(g).index("window")
+        # Send the gated sums
         m.d.comb += [
-            stores[Kind.QUERY].addr.eq(self.o_group),
-            self.o_valid.eq(emitting),
-            self.o_last.eq(self.o_group == g.groups - 1),
+            emitting.eq(send_groups(m, self, layer, 1)),
+            queries.addr.eq(self.o_group),
             sent.eq(emitting & self.o_last),
-            self.o_info.kind.eq(Kind.WINDOW),
-            self.o_info.layer.eq(layer),
-            self.o_info.number.eq(layer * g.passes_per_layer + position),
         ]
         for c in range(g.group):
             for t in range(g.steps):
-                query = stores[Kind.QUERY].data[c * g.steps + t]
+                query = queries.data[c * g.steps + t]
                 m.d.comb += self.o[c][t].eq(Mux(query, sums_read.data[c][t], 0))
         return m

@@ -7,6 +7,7 @@ import numpy as np
 from host.accelerator import Accelerator
 from model.deployed.artifact import Policy
 from model.deployed.geometry import Geometry
+from model.deployed.golden_attention import Dynamics
 from model.deployed.random_policy import random_policy, random_tokens
 from sim.build import parameter
 from sim.bus import CocotbBus, driven
@@ -62,24 +63,37 @@ class Flight:
         self.bound += fetches
         slot = self.tokens % g.window
         for layer in range(g.layers):
-            self.ring[layer, slot] = expected.both[layer]
+            self.ring[layer, slot] = expected.kept[layer]
         self.tokens += 1
-        assert self.bus.read32(accelerator._at["TOKENS"]) == min(self.tokens, g.window)
+        assert self.bus.read32(accelerator._at["TOKENS"]) == min(self.tokens, g.reach + 1)
         if self.deep:
-            self.probe(expected.residual)
+            np.testing.assert_array_equal(accelerator.probe_residual(), expected.residual)
+            if g.attention == "lrf-dyn":
+                self.probe_state()
+            else:
+                self.probe_ring()
         self.compared += 1
         self.saturations += expected.saturations
         self.actions.add(tuple(expected.words))
         self.signatures.add(expected.signatures[-1])
         self.activity.append(expected.activity)
 
-    def probe(self, residual: np.ndarray) -> None:
-        """Compare the membranes and the tokens of this episode that the rings hold."""
-        np.testing.assert_array_equal(self.accelerator.probe_residual(), residual)
+    def probe_ring(self) -> None:
+        """Compare the tokens of this episode that the rings hold."""
         found = self.accelerator.probe_ring()
-        for (layer, slot), both in np.ndenumerate(self.ring):
+        for (layer, slot), kept in np.ndenumerate(self.ring):
             if slot < self.tokens:
-                np.testing.assert_array_equal(found[layer, slot], both)
+                np.testing.assert_array_equal(found[layer, slot], kept)
+
+    def probe_state(self) -> None:
+        """Compare the dendrites, and the value spikes that local taps reach back to."""
+        x, values = self.accelerator.probe_state()
+        for layer, attention in enumerate(self.reference.attention):
+            assert isinstance(attention, Dynamics)
+            np.testing.assert_array_equal(x[layer], attention.x)
+            seen = attention.values[: values.shape[1]]
+            np.testing.assert_array_equal(values[layer, : len(seen)], seen)
+            assert not values[layer, len(seen) :].any()
 
     def assert_varied(self) -> None:
         """Check that the data could have told right from wrong."""

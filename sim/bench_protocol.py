@@ -214,7 +214,7 @@ def start_and_repeat(it: Bench) -> None:
         expected = it.reference.decide(it.tokens[1])
     np.testing.assert_array_equal(decision.words, expected.words)
     assert accelerator.signatures() == expected.signatures
-    it.expect("TOKENS", min(2 + repeats, g.window))
+    it.expect("TOKENS", min(2 + repeats, g.reach + 1))
     total = accelerator.totals()
     assert total == (decisions + 1 + repeats, cycles + bus.busy_cycles - before)
     assert total[1] == bus.busy_cycles
@@ -307,6 +307,6 @@ def soft_reset_and_watchdog(it: Bench) -> None:
     it.control("NEW_EPISODE")
     it.reference.begin()
     it.expect("TOKENS", 0)
-    for token in it.tokens[: g.window + 1]:
+    for token in it.tokens[: g.reach + 2]:
         it.decides_right(token)
-    it.expect("TOKENS", g.window)
+    it.expect("TOKENS", g.reach + 1)

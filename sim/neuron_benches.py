@@ -149,7 +149,7 @@ async def bank(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float)
     for kind, layer, part, number in order:
         at, hidden = f"layer{layer}.{kind.name.lower()}", slice(part * g.d_model, (part + 1) * g.d_model)
         final = int(kind == Kind.FC2 and layer == g.layers - 1)
-        bits = g.window_bits if kind == Kind.WINDOW else g.accumulator_bits
+        bits = g.attention_bits if kind == Kind.WINDOW else g.pass_bits
         sums = integers(rng, bits, (g.steps, g.d_model)) >> rng.integers(0, bits)
         embedded = integers(rng, g.embed_bits, (g.d_model,))
         if kind == Kind.EMBED:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from model.deployed.artifact import Policy
 from model.deployed.golden import GoldenNetwork, signature
+from model.deployed.golden_attention import Attention
 from model.integer.fold import from_policy
 from model.network.network import Record
 
@@ -22,7 +23,7 @@ class Expected:
     words: NDArray[np.int64]  # [actions]
     membranes: NDArray[np.int64]  # [signatures, steps, d_model]
     signatures: list[int]
-    both: NDArray[np.bool_]  # k AND v of this token [layers, steps, d_model]
+    kept: NDArray[np.bool_]  # what the rings keep of this token [layers, kept, steps, d_model]
     layer_rows: list[int]
     unit_rows: dict[str, int]
     saturations: int
@@ -44,6 +45,11 @@ class Reference:
         # counts clipped membranes, which the PyTorch network does not; its words are checked against PyTorch's too
         self._golden = GoldenNetwork(policy)
         self.begin()
+
+    @property
+    def attention(self) -> list[Attention]:
+        """What each layer's attention keeps, as golden has it; its currents are PyTorch's."""
+        return self._golden.attention
 
     def begin(self) -> None:
         """Begin an episode."""
@@ -76,9 +82,13 @@ class Reference:
         def rows(layer: int, part: str) -> int:
             return int(spikes[f"layer{layer}.{part}"].any(axis=0).sum())
 
+        def kept(layer: int) -> NDArray[np.bool_]:
+            key, value = (spikes[f"layer{layer}.{part}"] for part in ("key", "value"))
+            return np.stack([key & value] if g.attention == "pssa" else [key, value])
+
         by_layer = [
             {
-                "QKV": 3 * rows(layer, "entry"),
+                "QKV": len(g.projections) * rows(layer, "entry"),
                 "PROJ": rows(layer, "window"),
                 "FC1": g.mlp_ratio * rows(layer, "mlp"),
                 "FC2": rows(layer, "fc1"),
@@ -91,7 +101,7 @@ class Reference:
             words=words,
             membranes=integers,
             signatures=signatures,
-            both=np.stack([spikes[f"layer{n}.key"] & spikes[f"layer{n}.value"] for n in range(g.layers)]),
+            kept=np.stack([kept(layer) for layer in range(g.layers)]),
             layer_rows=[sum(units.values()) for units in by_layer],
             unit_rows={unit: sum(units[unit] for units in by_layer) for unit in by_layer[0]},
             saturations=trace.saturations,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The accelerator, verilated, driven through AXI4-Lite by the shipped driver: integer for integer PyTorch's."""
 
+import dataclasses
 import re
 from collections.abc import Sequence
 
@@ -10,12 +11,21 @@ import pytest
 from host.accelerator import Accelerator
 from host.verilated import VerilatedBus, library
 from hw.generate import TOP, verilog
-from model.deployed.geometry import HOPPER_Z2, ODD, TINY, Geometry
+from model.deployed.geometry import HOPPER_Z2, HOPPER_Z2_LRF, ODD, TINY, Geometry
 from model.deployed.random_policy import random_policy, random_tokens
 from sim.build import kept_text, run_bench, say, simulation
 from sim.reference import Reference
 
-NAMES = {TINY: "TINY", ODD: "ODD", HOPPER_Z2: "HOPPER_Z2"}
+TINY_LRF = dataclasses.replace(TINY.with_attention("lrf-dyn"), dendrites=3)
+ODD_LRF = dataclasses.replace(ODD.with_attention("lrf-dyn"), dendrites=5, gate=False)
+OTHERS = {
+    dataclasses.replace(TINY.with_attention("sssa"), heads=4): "TINY SSSA, 4 heads",
+    TINY.with_attention("tssa"): "TINY TSSA",
+    dataclasses.replace(ODD.with_attention("tssa"), heads=2): "ODD TSSA, 2 heads",
+    TINY_LRF: "TINY LRF-Dyn",
+    ODD_LRF: "ODD LRF-Dyn, ungated",
+}
+NAMES = {TINY: "TINY", ODD: "ODD", HOPPER_Z2: "HOPPER_Z2", HOPPER_Z2_LRF: "HOPPER_Z2_LRF"} | OTHERS
 
 
 def accelerator(geometry: Geometry):
@@ -25,8 +35,12 @@ def accelerator(geometry: Geometry):
 
 @pytest.mark.parametrize(
     ("geometry", "policies", "lengths", "deep"),
-    [(HOPPER_Z2, 1, (24, 8), False), (TINY, 10, (30, 16, 4), True), (ODD, 10, (30, 16, 4), True)],
-    ids=["HOPPER_Z2", "TINY", "ODD"],
+    [
+        *((HOPPER_Z2, 1, (24, 8), False), (TINY, 10, (30, 16, 4), True), (ODD, 10, (30, 16, 4), True)),
+        (HOPPER_Z2_LRF, 1, (24, 8), False),
+        *((geometry, 5, (20, 8, 2), True) for geometry in OTHERS),
+    ],
+    ids=["HOPPER_Z2", "TINY", "ODD", "HOPPER_Z2_LRF", *OTHERS.values()],
 )
 def test_decides_as_pytorch(geometry: Geometry, policies: int, lengths: Sequence[int], deep: bool) -> None:
     log = run_bench(
@@ -41,7 +55,7 @@ def test_decides_as_pytorch(geometry: Geometry, policies: int, lengths: Sequence
     assert int(compared[1]) == policies * sum(lengths)
 
 
-@pytest.mark.parametrize("geometry", [TINY, ODD], ids=["TINY", "ODD"])
+@pytest.mark.parametrize("geometry", [TINY, ODD, TINY_LRF], ids=["TINY", "ODD", "TINY LRF-Dyn"])
 @pytest.mark.parametrize("name", ["identity_and_registers", "loading", "start_and_repeat", "soft_reset_and_watchdog"])
 def test_register_window(geometry: Geometry, name: str) -> None:
     log = run_bench(*(accelerator(geometry), TOP, "sim.bench_protocol", rf"\.{name}$", 1), geometry=geometry.to_json())
@@ -50,7 +64,9 @@ def test_register_window(geometry: Geometry, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("geometry", "decisions"), [(TINY, 50_000), (ODD, 45_000), (HOPPER_Z2, 5_000)], ids=["TINY", "ODD", "HOPPER_Z2"]
+    ("geometry", "decisions"),
+    [(TINY, 50_000), (ODD, 45_000), (HOPPER_Z2, 5_000), (TINY_LRF, 20_000), (ODD_LRF, 20_000)],
+    ids=["TINY", "ODD", "HOPPER_Z2", "TINY LRF-Dyn", "ODD LRF-Dyn, ungated"],
 )
 def test_a_hundred_thousand_decisions(geometry: Geometry, decisions: int) -> None:
     """Episodes side by side in PyTorch, one after the other on the circuit behind the driver's own bus."""

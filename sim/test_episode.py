@@ -39,7 +39,7 @@ def fly(name: str, seed: int, most: int, membranes: bool) -> tuple[int, set[tupl
             if membranes:
                 np.testing.assert_array_equal(circuit.probe_residual(), expected.residual)
                 ring = circuit.probe_ring()[:, steps % policy.geometry.window]
-                np.testing.assert_array_equal(ring, expected.both)
+                np.testing.assert_array_equal(ring, expected.kept)
             observation, reward, terminated, truncated, _ = environment.step(action)
             agent.reward(float(reward))
             actions.add(tuple(expected.words))

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The circuit's units side by side in one module, so that a geometry's benches need one simulation only."""
 
+from collections.abc import Sequence
+
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
@@ -8,7 +10,9 @@ from amaranth.lib.wiring import In, Out
 from hw.accelerator import Accelerator
 from hw.axi import AxiLite, AxiLiteSlave
 from hw.bank import NeuronBank
+from hw.core import ATTENTIONS
 from hw.counters import DecisionCounters
+from hw.dendrites import Dendrites
 from hw.embed import Embedding
 from hw.head import Head
 from hw.lanes import LaneArray
@@ -21,7 +25,6 @@ from hw.residual import ResidualStore
 from hw.sequencer import Sequencer
 from hw.walker import RowWalker
 from hw.weights import WeightRows
-from hw.window import PssaWindow
 from model.deployed.geometry import Geometry
 
 
@@ -122,7 +125,8 @@ UNITS = {
     "lanes": LaneArray,
     "rows": WeightRows,
     "memory": lambda g: PolicyMemory(memory_map(g)["channels"], 2),
-    "window": lambda g: PssaWindow(g, NeuronBank.latency(g)),
+    "attention": lambda g: ATTENTIONS[g.attention](g),
+    "dendrites": Dendrites,
     "bank": BankAndStore,
     "embed": Embedding,
     "head": Head,
@@ -133,16 +137,21 @@ UNITS = {
 """Name -> how to make the unit of a geometry."""
 
 
+def units_of(g: Geometry) -> list[str]:
+    """Return the names of the units that a circuit of this geometry has."""
+    return [name for name in UNITS if name != "dendrites" or g.attention == "lrf-dyn"]
+
+
 def drain_cycles(g: Geometry) -> int:
     """Return the walker's drain as the core sets it."""
     return max(g.groups, NeuronBank.latency(g) + 1)
 
 
 class AllUnits(wiring.Component):
-    """Every unit of `UNITS`, its ports outside under its name."""
+    """The units of `units_of`, or those of some names, each with its ports outside under its name."""
 
-    def __init__(self, geometry: Geometry) -> None:
-        self._units = {name: make(geometry) for name, make in UNITS.items()}
+    def __init__(self, geometry: Geometry, names: Sequence[str] | None = None) -> None:
+        self._units = {name: UNITS[name](geometry) for name in names or units_of(geometry)}
         super().__init__({name: Out(unit.signature) for name, unit in self._units.items()})
 
     def elaborate(self, platform):

@@ -15,6 +15,11 @@ from model.deployed.geometry import HOPPER_Z2, ODD, PRESETS, TINY
 from model.deployed.golden import GoldenNetwork
 from model.deployed.random_policy import random_policy, random_tokens
 
+GEOMETRIES = PRESETS | {
+    "TINY LRF-Dyn, ungated": dataclasses.replace(TINY.with_attention("lrf-dyn"), gate=False),
+    "ODD LRF-Dyn": dataclasses.replace(ODD.with_attention("lrf-dyn"), dendrites=3),
+}
+
 
 def loaded(policy):
     accelerator = Accelerator(GoldenBus(policy.geometry), policy.geometry)
@@ -22,8 +27,24 @@ def loaded(policy):
     return accelerator
 
 
+def assert_ring_is_shown(accelerator, network, number):
+    g, ring = network.geometry, accelerator.probe_ring()
+    for layer in range(g.layers):
+        for age, spikes in enumerate(network.ring(layer)):
+            np.testing.assert_array_equal(ring[layer, (number - age) % g.window], spikes)
+
+
+def assert_state_is_shown(accelerator, network):
+    x, values = accelerator.probe_state()
+    for layer, attention in enumerate(network.attention):
+        np.testing.assert_array_equal(x[layer], attention.x)
+        seen = attention.values[: values.shape[1]]
+        np.testing.assert_array_equal(values[layer, : len(seen)], seen)
+        assert not values[layer, len(seen) :].any()
+
+
 @pytest.mark.parametrize("smaller", [False, True], ids=["full", "smaller"])
-@pytest.mark.parametrize("geometry", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES)
 def test_decisions_equal_the_golden_network(geometry, smaller):
     policy = random_policy(geometry, 5, *((3, 1) if smaller else (None, None)))
     accelerator, network = loaded(policy), GoldenNetwork(policy)
@@ -31,7 +52,7 @@ def test_decisions_equal_the_golden_network(geometry, smaller):
     for episode in range(2):
         accelerator.new_episode()
         network.reset()
-        tokens = random_tokens(policy, 2 * geometry.window + 1, episode)
+        tokens = random_tokens(policy, 2 * geometry.reach + 3, episode)
         for number, token in enumerate(tokens):
             decision, trace = accelerator.decide(token), network.decide(token)
             np.testing.assert_array_equal(decision.words, trace.action)
@@ -42,11 +63,10 @@ def test_decisions_equal_the_golden_network(geometry, smaller):
             counters = accelerator.counters()
             assert counters.saturations == trace.saturations
             assert sum(counters.layer_rows) == sum(counters.unit_rows.values()) > 0
-            ring = accelerator.probe_ring()
-            for layer in range(geometry.layers):
-                newest_first = network.ring(layer)
-                for age, spikes in enumerate(newest_first):
-                    np.testing.assert_array_equal(ring[layer, (number - age) % geometry.window], spikes)
+            if "state" in memory_map(geometry):
+                assert_state_is_shown(accelerator, network)
+            else:
+                assert_ring_is_shown(accelerator, network, number)
             actions.update(decision.words.tolist())
             saturations += trace.saturations
     assert len(actions) > 4

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Policies as memory words: the round trip, and single fields where the memory map says they are."""
 
+import dataclasses
 import time
 
 import numpy as np
@@ -12,6 +13,8 @@ from host.policy_image import pack, unpack
 from hw.memory_map import channel_bits, memory_map
 from model.deployed.geometry import HOPPER_Z2, PRESETS, TINY, Geometry, GeometryError
 from model.deployed.random_policy import random_policy
+
+DYNAMICS = ("decay", "upper", "lower", "readout", "gain", "local")
 
 
 @st.composite
@@ -33,6 +36,9 @@ def geometries(draw):
         "table_log2": draw(st.integers(4, 8)),
         "rows_per_cycle": draw(st.sampled_from((1, 2, 4))),
     }
+    if draw(st.booleans()):
+        del choices["window"]
+        choices |= {"attention": "lrf-dyn", "dendrites": draw(st.integers(2, 9)), "gate": draw(st.booleans())}
     try:
         return Geometry(**choices)
     except GeometryError:
@@ -110,6 +116,28 @@ def test_fields_lie_where_the_memory_map_says():
         assert found == low(t["head.weight"][action, c], 8)
         bias = low(t["head.bias"][action], 32) | int(t["head.shift"][action]) << 32
         assert word("head_bias", action, 0, 37) == bias
+
+
+def test_dendrites_lie_channel_by_channel():
+    g = dataclasses.replace(HOPPER_Z2.with_attention("lrf-dyn"), dendrites=3)
+    policy = random_policy(g, 7)
+    words, section = pack(policy).sections["dendrites"], memory_map(g)["dendrites"]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        layer, c = int(rng.integers(g.layers)), int(rng.integers(g.d_model))
+        start = (layer * g.d_model + c) * section.stride
+        rest = sum(int(word) << 32 * i for i, word in enumerate(words[start : start + section.words]))
+        p = {name: policy.tensors[f"layer{layer}.dynamics.{name}"][c] for name in DYNAMICS}
+        for i in range(g.dendrites):
+            upper = p["upper"][i] if i + 1 < g.dendrites else 0
+            lower = p["lower"][i - 1] if i else 0
+            for value, bits in ((p["decay"][i], 4), (upper, 5), (lower, 5), (p["readout"][i], 5), (p["gain"][i], 12)):
+                assert rest & ((1 << bits) - 1) == int(value) & ((1 << bits) - 1)
+                rest >>= bits
+        for tap in p["local"]:
+            assert rest & 15 == int(tap) & 15
+            rest >>= 4
+        assert rest == 0
 
 
 def test_packing_the_largest_preset_takes_less_than_a_second():

@@ -56,7 +56,7 @@ def flight(observations: int | None, actions: int | None, episodes: int, length:
             core.set("new_episode", 0)
             network.reset()
             for number, token in enumerate(random_tokens(policy, length, int(rng.integers(1 << 30)))):
-                assert core.get("tokens") == min(number, g.window)
+                assert core.get("tokens") == min(number, g.reach + 1)
                 await decide(core, token, g)
                 trace = network.decide(token)
                 unused = [0] * (g.action_size - policy.action_size)

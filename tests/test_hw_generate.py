@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Generated Verilog and resource tables: reproducible text, clear refusals, no cell left out of the count."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 
 from hw import generate, report
 from hw.embed import Embedding
-from model.deployed.geometry import TINY, GeometryError
+from model.deployed.geometry import HOPPER_Z2_TSSA, TINY, GeometryError
 
 
 def run_generate(folder, hash_seed, *arguments):
@@ -52,7 +53,15 @@ def test_geometry_comes_from_a_file_too(tmp_path):
         ("absent.json", None, "there is no geometry file"),
         ("broken.json", "{", "not JSON"),
         ("odd.json", TINY.to_json().replace('"group":8', '"group":7'), "multiple of group"),
-        ("match.json", TINY.with_attention("tssa").to_json(), "no circuit for tssa yet, only for pssa"),
+        (
+            "local.json",
+            TINY.with_attention("lrf-ssa").to_json(),
+            "no circuit for lrf-ssa yet, only for pssa, sssa, tssa",
+        ),
+        (
+            *("heads.json", dataclasses.replace(HOPPER_Z2_TSSA, d_model=96, heads=4).to_json()),
+            "heads of 24 channels lie across groups of 16, for which there is no circuit",
+        ),
     ],
 )
 def test_bad_geometry_is_one_sentence(tmp_path, monkeypatch, capsys, name, content, says):

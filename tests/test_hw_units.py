@@ -2,12 +2,13 @@
 """Every unit in Amaranth's simulator, over geometries and stalls, against the golden functions."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from model.deployed.geometry import ODD, TINY, Geometry, GeometryError
+from model.deployed.geometry import CIRCUITS, ODD, TINY, Geometry, GeometryError
 from sim.benches import BENCHES
 from sim.ports import simulate
 from sim.units import UNITS
@@ -16,19 +17,26 @@ SMALL = Geometry(observation_size=2, action_size=1, d_model=4, layers=1, steps=1
 
 
 @st.composite
-def geometries(draw: st.DrawFn) -> Geometry:
-    """Draw small geometries: odd sizes, one step to five, one group to three, every number of rows a cycle."""
+def geometries(draw: st.DrawFn, attentions: Sequence[str] = CIRCUITS) -> Geometry:
+    """Draw small geometries: odd sizes, one step to five, one group to three, every number of rows a cycle; every
+    attention that has a circuit, with heads that share a group and such that span groups."""
     rows = draw(st.sampled_from([1, 2, 4]))
     group = draw(st.sampled_from([2, 4, 6] if rows == 4 else [2, 3, 4, 5]))
+    d_model = group * draw(st.integers(1, 3))
+    attention = draw(st.sampled_from(attentions))
+    dendritic = attention == "lrf-dyn"
+    shares = [s for s in range(1, d_model + 1) if d_model % s == 0 and (s % group == 0 or group % s == 0)]
     return dataclasses.replace(
         SMALL,
         observation_size=draw(st.integers(1, 6)),
         action_size=draw(st.integers(1, 3)),
         group=group,
-        d_model=group * draw(st.integers(1, 3)),
+        d_model=d_model,
         layers=draw(st.integers(1, 3)),
         steps=draw(st.integers(1, 5)),
-        window=draw(st.integers(2, 5)),
+        window=SMALL.with_attention(attention).window if dendritic else draw(st.integers(2, 5)),
+        dendrites=draw(st.integers(2, 5)) if dendritic else SMALL.dendrites,
+        gate=draw(st.booleans()) if dendritic else True,
         mlp_ratio=draw(st.integers(1, 3)),
         weight_bits=draw(st.integers(2, 6)),
         dense_weight_bits=draw(st.integers(2, 8)),
@@ -36,22 +44,25 @@ def geometries(draw: st.DrawFn) -> Geometry:
         membrane_bits=draw(st.integers(6, 12)),
         table_log2=draw(st.integers(4, 6)),
         rows_per_cycle=rows,
+        attention=attention,
+        heads=1 if attention in ("pssa", "lrf-dyn") else d_model // draw(st.sampled_from(shares)),
     )
 
 
 stalls = st.sampled_from([0.0, 0.2, 0.7])
 seeds = st.integers(0, 2**32 - 1)
 
-EXAMPLES = {"lif": 40, "walker": 40, "lanes": 40, "rows": 20, "memory": 20, "registers": 6}
+EXAMPLES = {"lif": 40, "walker": 40, "lanes": 40, "rows": 20, "memory": 20, "attention": 60, "registers": 6}
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_unit(unit):
     checked = 0
+    attentions = ("lrf-dyn",) if unit == "dendrites" else CIRCUITS
 
     # a seed does not shrink
     @settings(deadline=None, max_examples=EXAMPLES.get(unit, 20), database=None, phases=[Phase.generate])
-    @given(geometry=geometries(), stall=stalls, seed=seeds)
+    @given(geometry=geometries(attentions), stall=stalls, seed=seeds)
     def check(geometry, stall, seed):
         nonlocal checked
         checked += simulate(UNITS[unit](geometry), BENCHES[unit], geometry, seed, stall)

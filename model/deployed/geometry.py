@@ -18,6 +18,9 @@ VERSION = "0.1.0"
 ATTENTIONS = ("pssa", "sssa", "tssa", "lrf-ssa", "lrf-dyn")
 """What `Geometry.attention` may be (docs/attention.md)."""
 
+CIRCUITS = ("pssa", "sssa", "tssa", "lrf-dyn")
+"""Those of them that a circuit computes."""
+
 _DILATIONS = (3, 5)
 _MATCHING = ("sssa", "tssa", "lrf-ssa")
 _GOES_WITH = {"dendrites": ("lrf-dyn",), "gate": ("lrf-dyn",), "heads": _MATCHING}  # choice -> the attentions it is of
@@ -210,10 +213,19 @@ class Geometry:
         return self.weight_bits + (self.window - 1).bit_length()
 
     @property
+    def most_matches(self) -> int:
+        """Greatest count of a token of sssa, tssa and lrf-ssa: a head's channels, of tssa in all steps together."""
+        return self.d_model // self.heads * (self.steps if self.attention == "tssa" else 1)
+
+    @property
+    def count_bits(self) -> int:
+        """Unsigned width of a token's count."""
+        return self.most_matches.bit_length()
+
+    @property
     def match_bits(self) -> int:
-        """Signed width that holds the count of sssa, tssa and lrf-ssa: a head's `q . k`, summed over the window."""
-        overlap = self.d_model // self.heads * (self.steps if self.attention == "tssa" else 1)
-        return (overlap * self.window).bit_length() + 1
+        """Signed width that holds the counts of a window's tokens, summed."""
+        return (self.most_matches * self.window).bit_length() + 1
 
     @property
     def dendrite_bits(self) -> int:
@@ -259,9 +271,14 @@ class Geometry:
         return widths.get(self.attention, self.window_bits)
 
     @property
+    def pass_bits(self) -> int:
+        """Signed width that holds the sum of one weight per row of the longest pass."""
+        return self.weight_bits + (self.d_mlp - 1).bit_length()
+
+    @property
     def accumulator_bits(self) -> int:
-        """Signed width that holds the sum of one weight per row of the longest pass, or what attention adds up."""
-        return max(self.weight_bits + (self.d_mlp - 1).bit_length(), self.attention_bits)
+        """Signed width that holds the sum of a pass, or what attention adds up."""
+        return max(self.pass_bits, self.attention_bits)
 
     @property
     def bias_bits(self) -> int:
@@ -346,11 +363,17 @@ class Geometry:
         return int(self.digest[:8], 16)
 
     def require_circuit(self) -> None:
-        """Raise `GeometryError` where no circuit computes the attention."""
+        """Raise `GeometryError` where no circuit computes the attention, or its heads lie across groups."""
         _require(
-            self.attention == "pssa",
-            f"there is no circuit for {self.attention} yet, only for pssa: "
-            "score this policy with python -m model.evaluate, or build a pssa geometry",
+            self.attention in CIRCUITS,
+            f"there is no circuit for {self.attention} yet, only for {', '.join(CIRCUITS)}: "
+            "score this policy with python -m model.evaluate, or build a geometry with one of these",
+        )
+        share = self.d_model // self.heads
+        _require(
+            share % self.group == 0 or self.group % share == 0,
+            f"heads of {share} channels lie across groups of {self.group}, for which there is no circuit: choose heads "
+            "or group so that one is a multiple of the other",
         )
 
     def with_attention(self, attention: str) -> "Geometry":
@@ -392,10 +415,26 @@ ODD = Geometry(
 HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3, rows_per_cycle=4)
 """What fits a PYNQ-Z2: Hopper, and any environment of at most 17 observations and 6 actions."""
 
+HOPPER_Z2_SSSA = HOPPER_Z2.with_attention("sssa")
+"""HOPPER_Z2 with attention by matches, in each SNN step alone."""
+
+HOPPER_Z2_TSSA = HOPPER_Z2.with_attention("tssa")
+"""HOPPER_Z2 with attention by matches over all SNN steps."""
+HOPPER_Z2_LRF = dataclasses.replace(HOPPER_Z2.with_attention("lrf-dyn"), dendrites=4, rows_per_cycle=2)
+"""HOPPER_Z2 with dendrites for a window: as many as fit a PYNQ-Z2, and half the weight rows a cycle to make room."""
+
 CLASSIC = Geometry(observation_size=6, action_size=3, d_model=64, layers=2)
 """Classic control: any of its environments."""
 
-PRESETS = {"TINY": TINY, "ODD": ODD, "HOPPER_Z2": HOPPER_Z2, "CLASSIC": CLASSIC}
+PRESETS = {
+    "TINY": TINY,
+    "ODD": ODD,
+    "HOPPER_Z2": HOPPER_Z2,
+    "HOPPER_Z2_SSSA": HOPPER_Z2_SSSA,
+    "HOPPER_Z2_TSSA": HOPPER_Z2_TSSA,
+    "HOPPER_Z2_LRF": HOPPER_Z2_LRF,
+    "CLASSIC": CLASSIC,
+}
 
 
 def preset(name: str) -> Geometry:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.deployed.artifact import Policy
 from model.deployed.geometry import Geometry
-from model.deployed.golden_attention import ATTENTIONS, Attention, Bits, Integers, Window, follow, saturate
+from model.deployed.golden_attention import ATTENTIONS, Attention, Bits, Integers, Match, Window, follow, saturate
 
 
 def spiking_linear(spikes: Bits, weight: Integers | NDArray[np.float32]) -> Integers:
@@ -151,10 +151,13 @@ class GoldenNetwork:
             attention.keep(episodes)
 
     def ring(self, layer: int) -> Bits:
-        """Return the `k AND v` spikes in a layer's PSSA window, newest first [tokens, steps, ..., channels]."""
-        window = self.attention[layer]
-        assert isinstance(window, Window)
-        return window.ring
+        """Return what a layer's window keeps of its tokens, newest first [tokens, kept, steps, ..., channels].
+
+        PSSA keeps one word of a token, `k AND v`; SSSA and TSSA keep two, key and value.
+        """
+        attention = self.attention[layer]
+        assert isinstance(attention, Window | Match)
+        return np.stack(attention.kept, axis=1)
 
     def decide(self, token: Integers) -> Trace:
         """Advance by one quantised token and return the decision with its trace.

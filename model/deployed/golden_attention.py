@@ -119,6 +119,11 @@ class Window:
         """Keep."""
         self.ring = self.ring[:, :, episodes]
 
+    @property
+    def kept(self) -> tuple[Bits, ...]:
+        """What is kept of the tokens."""
+        return (self.ring,)
+
 
 class Match:
     """SSSA and TSSA. `keys`, `values` : of the window's tokens, newest first [tokens, steps, ..., channels]."""
@@ -137,6 +142,11 @@ class Match:
     def keep(self, episodes: Sequence[int]) -> None:
         """Keep."""
         self.keys, self.values = self.keys[:, :, episodes], self.values[:, :, episodes]
+
+    @property
+    def kept(self) -> tuple[Bits, ...]:
+        """What is kept of the tokens."""
+        return self.keys, self.values
 
 
 class Dynamics:

@@ -31,8 +31,7 @@ def attention_reach(g: Geometry, tensors: dict[str, np.ndarray], at: str) -> tup
         return reach(tensors[f"{at}.window.weight"])
     if g.attention in ("sssa", "tssa"):
         # every channel of a head in which a query meets a key, in one step or in all, for each token of the window
-        matches = g.d_model // g.heads * (g.steps if g.attention == "tssa" else 1)
-        return np.zeros(1, np.int64), np.array([g.window * matches])
+        return np.zeros(1, np.int64), np.array([g.window * g.most_matches])
     top = 1 << (g.dendrite_bits - 1)
     code = np.asarray(tensors[f"{at}.dynamics.readout"], np.int64)
     ends = np.stack([shifted(np.array(end), code, g.least_readout_shift) for end in (-top, top - 1)])
@@ -89,7 +88,7 @@ def prove(g: Geometry, tensors: dict[str, np.ndarray]) -> dict[str, int]:
             least, most = (
                 attention_reach(g, tensors, f"layer{layer}") if attention else reach(tensors[f"{name}.weight"])
             )
-            fits("accumulator", name, least, most, g.accumulator_bits)
+            fits("accumulator", name, least, most, g.attention_bits if attention else g.pass_bits)
             if part not in ("proj", "fc2"):
                 bias = tensors.get(f"{name}.bias", 0)
                 neuron(name, np.minimum(least + bias, 0), np.maximum(most + bias, 0))
