@@ -263,6 +263,8 @@ class MatchWindow(wiring.Component):
     Timing
     ------
     The first sums come `LATENCY + cycles` cycles after the last queries have left the bank, the others `cycles` apart.
+    With HOPPER_Z2's eight groups, four steps and eight tokens a layer takes 16 or 17 cycles more than with PSSA,
+    measured over decisions that differ in nothing else (window neurons that never fire, or always; d_model 16).
 
     """
 
