@@ -63,6 +63,7 @@ ALLOWED = {
     "sim": {"numpy", "pytest", "hypothesis", "cocotb", "cocotb_tools", "cocotbext", "amaranth", "z3", "sim", "hw"}
     | {"bitstreams", "host", "model.caches", "model.deployed"},
     "sim.flight": {"gymnasium", "host", "model.deployed"},
+    "sim.faults": {"tqdm", "sim", "hw", "model.deployed.geometry"},
     "sim.policies": {"tqdm", "sim.flight", "host"}
     | {f"model.{n}" for n in ("command", "deployed", "files", "policies")},
     "sim.table": {"sim.bench", "model.deployed", "model.policies"},
