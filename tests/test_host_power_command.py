@@ -104,9 +104,9 @@ def served_at(board):
 @pytest.mark.parametrize("options", [["--device", "golden"], ["--device", "verilated"], ["--cpu", "--meter", "none"]])
 def test_without_a_meter_nothing_is_called_measured(policy, quick, tmp_path, capsys, options):
     picture = tmp_path / "power.png"
-    code, result = power(tmp_path, *options, "--rounds", 2, "--window-s", 0.1, "--png", picture)
+    code, result = power(tmp_path, *options, "--rounds", 2, "--window-s", 0.4, "--png", picture)
     printed = capsys.readouterr()
-    assert code == 0
+    assert code == 0, printed.err
     assert "power: not measured" in printed.out
     assert "mW" not in printed.out
     assert "µJ" not in printed.out
