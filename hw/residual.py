@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The residual store: the membranes that the shortcuts carry from sub-block to sub-block."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -9,14 +9,6 @@ from hw.memory import load_port
 from hw.memory_map import level_bits, memory_map
 from hw.passes import steps_layout
 from model.deployed.geometry import Geometry
-
-
-def _fit(value: Value, bits: int) -> tuple[Value, Value]:
-    """Return a signed value's sign and lowest bits, as a number of `bits`, and whether that is another number."""
-    if len(value) <= bits:
-        return value, Const(0)
-    above = value[bits - 1 :]
-    return Cat(value[: bits - 1], value[-1]).as_signed(), above.any() & ~above.all()
 
 
 class ResidualStore(wiring.Component):
@@ -78,28 +70,27 @@ class ResidualStore(wiring.Component):
             write.en.eq(self.i_valid),
         ]
 
-        # Embedding and shortcut share an adder: a shifted value, the bias and, for a shortcut, the membrane. A shifted
-        # value that needs more than `bits` clips whatever is added to it: no sum need be wider
-        bits = max(g.membrane_bits, g.bias_bits) + 2
+        def saturate(value: Signal):
+            """Return the clipped value and whether it was clipped: the bits above must repeat the sign."""
+            above = value[g.membrane_bits - 1 :]
+            clips = above.any() & ~above.all()
+            limit = Cat((~value[-1]).replicate(g.membrane_bits - 1), value[-1])
+            return Mux(clips, limit, value[: g.membrane_bits]), clips
+
         clipped = Signal(g.group * g.steps)
         for c in range(g.group):
-            embedded, embedded_clips = _fit(self.embedded[c] >> self.level[c][: g.embed_shift_bits], bits)
+            becoming = Signal(signed(max(g.embed_bits, g.bias_bits) + 1), name=f"becoming{c}")
+            m.d.comb += becoming.eq((self.embedded[c] >> self.level[c][: g.embed_shift_bits]) + self.bias[c])
+            embedded, embedded_clips = saturate(becoming)
             for t in range(g.steps):
-                shortcut, shortcut_clips = _fit(self.sums[c][t] << self.level[c][: g.residual_shift_bits], bits)
-                shifted = Signal(signed(bits), name=f"shifted_{c}_{t}")
-                added = Signal(signed(bits + 1), name=f"added_{c}_{t}")
-                clips, negative = Signal(name=f"clips_{c}_{t}"), Signal(name=f"negative_{c}_{t}")
-                far = Mux(self.i_embed, embedded_clips, shortcut_clips)
-                above = added[g.membrane_bits - 1 :]
+                shifted = self.sums[c][t] << self.level[c][: g.residual_shift_bits]
+                kept = Signal(signed(max(g.membrane_bits, g.bias_bits) + 1), name=f"kept_{c}_{t}")
+                added = Signal(signed(max(len(shifted), len(kept)) + 1), name=f"added_{c}_{t}")
+                m.d.comb += [kept.eq(read.data[c][t] + self.bias[c]), added.eq(shifted + kept)]
+                value, clips = saturate(added)
                 m.d.comb += [
-                    shifted.eq(Mux(self.i_embed, embedded, shortcut)),
-                    added.eq(shifted + Mux(self.i_embed, 0, read.data[c][t]) + self.bias[c]),
-                    clips.eq(far | (above.any() & ~above.all())),
-                    negative.eq(Mux(far, shifted[-1], added[-1])),
-                    clipped[c * g.steps + t].eq(clips),
-                    self.o[c][t].eq(
-                        Mux(clips, Cat((~negative).replicate(g.membrane_bits - 1), negative), added[: g.membrane_bits])
-                    ),
+                    self.o[c][t].eq(Mux(self.i_embed, embedded, value)),
+                    clipped[c * g.steps + t].eq(Mux(self.i_embed, embedded_clips, clips)),
                 ]
 
         # Sign and count one cycle later: nobody waits for it

@@ -1,91 +1,135 @@
 # SPDX-License-Identifier: MIT
-"""The bitstreams of the repository: files, manifest, geometry and the driver's expectations belong together."""
+"""The bitstreams of the repository: files, manifest, geometry and the driver's expectations belong together.
 
-import dataclasses
+The repository may hold none; one that is made here shows that the checks find what they should.
+"""
+
 import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bitstreams.boards import BOARDS
 from bitstreams.hwh import handoff
+from bitstreams.publish import Outcome, publish
 from bitstreams.report import SHIPPED, routed
+from bitstreams.reports import Timing
 from host.board.bitstream import Bitstream
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
-from model.deployed.geometry import HOPPER_Z2, preset
+from model.deployed.geometry import HOPPER_Z2, TINY, Geometry, preset
+from tests.board_files import bit_file
 
-ROOT = SHIPPED.parent
 MANIFESTS = sorted(SHIPPED.glob("*/*.json"))
+PAGE = SHIPPED.parent / "docs" / "bitstreams.md"
+
+SUFFIXES = (".json", ".hwh", ".bit.xz")
 
 
-@pytest.fixture(params=MANIFESTS, ids=lambda path: path.stem)
-def shipped(request: pytest.FixtureRequest) -> Path:
-    return request.param
+def check(manifest: Path, scratch: Path) -> None:
+    """Fail unless a bitstream's files are what its manifest says and what driver and circuit of today expect."""
+    facts: dict[str, Any] = json.loads(manifest.read_text())
+    geometry, board = preset(facts["name"]), BOARDS[facts["board"]]
+    assert manifest.stem == f"{facts['name'].lower()}-{facts['bit']['sha256'][:12]}"
+    for kind, suffix in (("packed", ".bit.xz"), ("hwh", ".hwh")):
+        path = manifest.with_name(manifest.stem + suffix)
+        assert (facts[kind]["file"], facts[kind]["sha256"]) == (
+            path.name,
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
 
-
-def facts_of(path: Path) -> dict:
-    return json.loads(path.read_text())
-
-
-def test_the_pynq_z2_has_one_of_the_default_geometry() -> None:
-    (path,) = (SHIPPED / "pynq-z2").glob("*.json")
-    facts = facts_of(path)
-    assert (facts["name"], facts["geometry_digest"]) == ("HOPPER_Z2", HOPPER_Z2.digest)
-
-
-def test_the_files_are_those_that_the_manifest_names(shipped: Path) -> None:
-    facts = facts_of(shipped)
-    assert shipped.stem == f"{facts['name'].lower()}-{facts['bit']['sha256'][:12]}"
-    for kind, suffix in (("bit", ".bit"), ("packed", ".bit.xz"), ("hwh", ".hwh")):
-        assert facts[kind]["file"] == shipped.stem + suffix
-    for kind in ("packed", "hwh"):
-        content = shipped.with_name(facts[kind]["file"]).read_bytes()
-        assert hashlib.sha256(content).hexdigest() == facts[kind]["sha256"]
-
-
-def test_the_driver_takes_it(shipped: Path, tmp_path: Path) -> None:
-    facts = facts_of(shipped)
-    for suffix in (".json", ".hwh", ".bit.xz"):
-        shutil.copy(shipped.with_name(shipped.stem + suffix), tmp_path)
-    bitstream = Bitstream.read(tmp_path / facts["packed"]["file"])
-    assert bitstream.sha256 == facts["bit"]["sha256"]
-    assert bitstream.geometry == preset(facts["name"])
-    assert bitstream.clock_mhz == facts["clock_mhz"]
-
-
-def test_it_is_a_circuit_of_today_s_registers_and_memories(shipped: Path) -> None:
-    facts = facts_of(shipped)
-    geometry = preset(facts["name"])
-    assert facts["geometry"] == dataclasses.asdict(geometry)
+    # the circuit of today
+    assert Geometry.from_json(json.dumps(facts["geometry"])) == geometry
+    assert facts["geometry_digest"] == geometry.digest
     assert facts["geometry_id"] == f"0x{geometry.identifier:08x}"
     assert facts["interface_version"] == INTERFACE_VERSION
     assert facts["pages"] == {name: section.page for name, section in memory_map(geometry).items()}
 
-
-def test_its_clock_is_exact_and_reached(shipped: Path) -> None:
-    facts = facts_of(shipped)
-    board = BOARDS[facts["board"]]
+    # the board, and a clock that it gives exactly and the circuit reaches
     clock = board.clock(facts["clock_mhz"])
-    assert [clock.divisor0, clock.divisor1] == facts["clock_divisors"]
+    assert facts["clock_divisors"] == [clock.divisor0, clock.divisor1]
     assert facts["clock_mhz"] <= facts["fmax_mhz"]
     assert facts["setup_slack_ns"] >= 0
     assert int(facts["base"], 16) == board.base
-    assert shipped.with_suffix(".hwh").read_text() == handoff(board, clock)
+    assert manifest.with_suffix(".hwh").read_text() == handoff(board, clock)
 
-
-def test_it_says_what_was_checked_and_what_was_not(shipped: Path) -> None:
-    facts = facts_of(shipped)
+    # what was checked, and what was not
     assert facts["verified_on_board"] is False
     assert facts["read_back_bits"] > 0
     assert facts["tools"]["nextpnr-xilinx"].endswith("-sdf")  # with the delays of the slow corner
 
+    # the driver takes it
+    for suffix in SUFFIXES:
+        shutil.copy(manifest.with_name(manifest.stem + suffix), scratch)
+    bitstream = Bitstream.read(scratch / facts["packed"]["file"])
+    assert (bitstream.sha256, bitstream.clock_mhz) == (facts["bit"]["sha256"], facts["clock_mhz"])
+    assert bitstream.geometry == geometry
 
-def test_the_documents_have_its_figures(shipped: Path) -> None:
-    facts = facts_of(shipped)
-    page = (ROOT / "docs" / "bitstreams.md").read_text()
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=str)
+def test_a_shipped_bitstream_holds_together(manifest: Path, tmp_path: Path) -> None:
+    check(manifest, tmp_path)
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=str)
+def test_the_page_has_a_shipped_bitstream_s_figures(manifest: Path) -> None:
+    facts = json.loads(manifest.read_text())
+    page = PAGE.read_text()
     figures = [facts["packed"]["file"], f"{facts['fmax_mhz']:g} MHz", f"**{facts['clock_mhz']:g} MHz**"]
     figures += [f"{used['used']:,.0f}" for used in routed(facts["utilisation"]).values()]
     assert [figure for figure in figures if figure not in page] == []
+
+
+def test_the_page_says_whether_there_is_one() -> None:
+    assert ("**The repository holds no bitstream yet**" in PAGE.read_text()) == (not MANIFESTS)
+    of_board = [json.loads(path.read_text()) for path in MANIFESTS if path.parent.name == "pynq-z2"]
+    assert all(facts["geometry_digest"] == HOPPER_Z2.digest for facts in of_board)
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """Publish a .bit of TINY as a build with the open tools does; return its manifest."""
+    board = BOARDS["pynq-z2"]
+    clock = board.clock(100)
+    bit, described = tmp_path / "made.bit", tmp_path / "made.hwh"
+    bit.write_bytes(bit_file())
+    described.write_text(handoff(board, clock))
+    timing = Timing(120.0, True, (), 1.667, None)
+    outcome = Outcome(bit, described, "openxc7", {"nextpnr-xilinx": "0.8.2-sdf"}, 1, timing, {}, 3)
+    return publish(outcome, "TINY", board, clock, TINY, "module m; endmodule", tmp_path / "out")
+
+
+def test_one_that_is_made_holds_together(made: Path, tmp_path: Path) -> None:
+    check(made, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"geometry_digest": "0"},
+        {"pages": {}},
+        {"interface_version": 0},
+        {"fmax_mhz": 99.0},
+        {"clock_mhz": 90.909},
+        {"base": "0x43c00000"},
+        {"verified_on_board": True},
+        {"read_back_bits": None},
+        {"tools": {"nextpnr-xilinx": "0.8.2"}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_manifest_that_does_not_fit_is_found(made: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    made.write_text(json.dumps(json.loads(made.read_text()) | change))
+    with pytest.raises((AssertionError, TypeError)):
+        check(made, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".hwh", ".bit.xz"])
+def test_a_file_that_does_not_fit_is_found(made: Path, tmp_path: Path, suffix: str) -> None:
+    path = made.with_name(made.stem + suffix)
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(AssertionError):
+        check(made, tmp_path)

@@ -5,7 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from host.golden_device import layer_rows
@@ -78,7 +78,9 @@ def flight(observations: int | None, actions: int | None, episodes: int, length:
     return bench
 
 
-@settings(deadline=None, max_examples=25, database=None, phases=[Phase.generate])
+@settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=25, database=None, phases=[Phase.generate]
+)
 @given(geometry=geometries(), seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_decides_as_golden(geometry, seed, data):
     observations = data.draw(st.integers(1, geometry.observation_size))

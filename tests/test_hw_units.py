@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from model.deployed.geometry import CIRCUITS, ODD, TINY, Geometry, GeometryError
@@ -61,7 +61,13 @@ def test_unit(unit):
     attentions = ("lrf-dyn",) if unit == "dendrites" else CIRCUITS
 
     # a seed does not shrink
-    @settings(deadline=None, max_examples=EXAMPLES.get(unit, 20), database=None, phases=[Phase.generate])
+    @settings(
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+        max_examples=EXAMPLES.get(unit, 20),
+        database=None,
+        phases=[Phase.generate],
+    )
     @given(geometry=geometries(attentions), stall=stalls, seed=seeds)
     def check(geometry, stall, seed):
         nonlocal checked

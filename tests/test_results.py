@@ -67,9 +67,9 @@ def test_quantised_policy_keeps_97_percent_of_its_float_return_and_beats_its_dat
 
 def test_cycles_stay_under_their_target(results):
     bench = results["bench.json"]
-    assert bench["cycles_median"] <= 620
-    # of so few rows a ratio says little: what the circuit adds is latencies and a cycle per group of silent inputs
-    assert bench["cycles_median"] - bench["bound_median"] <= 250
+    assert bench["cycles_median"] <= 430
+    # of so few rows a ratio says little: what the circuit adds is drains and waits for spikes
+    assert bench["cycles_median"] - bench["bound_median"] <= 240
 
 
 def test_circuit_leaves_a_quarter_of_the_luts(results):
