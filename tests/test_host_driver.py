@@ -11,7 +11,7 @@ from host.bus import BusError, BusTimeout
 from host.golden_device import GoldenBus
 from hw.memory_map import memory_map
 from hw.registers import MAGIC, PAGE_OFFSET, field_mask, offsets, register_table
-from model.deployed.geometry import HOPPER_Z2, ODD, PRESETS, TINY
+from model.deployed.geometry import HOPPER_Z2, HOPPER_Z2_SSSA, HOPPER_Z2_TSSA, ODD, PRESETS, TINY
 from model.deployed.golden import GoldenNetwork
 from model.deployed.random_policy import random_policy, random_tokens
 
@@ -217,6 +217,13 @@ def test_a_policy_of_another_geometry_is_refused():
     accelerator = Accelerator(GoldenBus(TINY), TINY)
     with pytest.raises(AcceleratorError, match=r"another geometry.*layers: 3, 2; window: 5, 4"):
         accelerator.load(random_policy(dataclasses.replace(TINY, layers=3, window=5), 0))
+
+
+def test_another_attention_is_refused_in_words():
+    with pytest.raises(AcceleratorError, match=r"geometry HOPPER_Z2, .* differ in attention: pssa, tssa; load"):
+        Accelerator(GoldenBus(HOPPER_Z2), HOPPER_Z2_TSSA)
+    with pytest.raises(AcceleratorError, match=r"another geometry .*: attention: sssa, tssa; use a policy"):
+        Accelerator(GoldenBus(HOPPER_Z2_TSSA), HOPPER_Z2_TSSA).load(random_policy(HOPPER_Z2_SSSA, 0))
 
 
 @pytest.mark.parametrize("name", [name for name, section in memory_map(TINY).items() if section.writable])
