@@ -46,7 +46,7 @@ async def sequencer(unit: Ports, g: Geometry, rng: np.random.Generator, stall: f
                     number += 1
                     # what this pass's last group brings back
                     returns[(kind, layer, part)] = {
-                        Kind.QUERY: (Kind.WINDOW, attention[layer], ("attention", layer)),
+                        Kind[g.projections[-1].upper()]: (Kind.WINDOW, attention[layer], ("attention", layer)),
                         Kind.PROJ: (Kind.PROJ, entries[1 + 2 * layer], ("entry", 1 + 2 * layer)),
                         Kind.FC1: (Kind.FC1, hidden[layer][part], ("hidden", layer)),
                         Kind.FC2: (Kind.FC2, entries[2 + 2 * layer], ("entry", 2 + 2 * layer)),
