@@ -15,7 +15,17 @@ from sim.stimulus import bits_of, read, sparse, varied
 async def match(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
     """Decisions over several episodes, the sparsest and the densest included; the rings are read back after each."""
     compared, outputs = 0, []
-    held = np.zeros((g.layers, g.window, 2, g.steps, g.d_model), bool)  # what the rings must show
+
+    async def rings() -> np.ndarray:
+        """Read keys and values back [layers, slots, key or value, steps, channels]."""
+        section = memory_map(g)["ring"]
+        words = np.array(await read(unit, "ring", section.rows * section.stride), np.uint64)
+        rows = words.reshape(section.rows, section.stride)[:, : section.words]
+        whole = [sum(int(word) << (32 * i) for i, word in enumerate(row)) for row in rows]
+        bits = np.array([[word >> i & 1 for i in range(section.row_bits)] for word in whole], bool)
+        # [layers, slots, groups, key or value, group, steps] -> [layers, slots, key or value, steps, groups, group]
+        bits = bits.reshape(g.layers, g.window, g.groups, 2, g.group, g.steps).transpose(0, 1, 3, 5, 2, 4)
+        return bits.reshape(g.layers, g.window, 2, g.steps, g.d_model)
 
     async def send(kind: Kind, layer: int, spikes: np.ndarray) -> None:
         """Send a pass in its order, idle in between."""
@@ -41,6 +51,7 @@ async def match(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float
             return np.full(g.d_model, (1 << g.steps) - 1)
         return sparse(rng, g, g.groups).ravel()
 
+    held = await rings()  # what they must show: a reset leaves them as they are
     for length in (g.window + 3, max(1, g.window - 2)):
         unit.set("new_episode", 1)
         await unit.tick()
@@ -82,14 +93,7 @@ async def match(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float
             await unit.tick()
             unit.set("advance", 0)
             unit.set("busy", 0)
-            section = memory_map(g)["ring"]
-            words = np.array(await read(unit, "ring", section.rows * section.stride), np.uint64)
-            rows = words.reshape(section.rows, section.stride)[:, : section.words]
-            whole = [sum(int(word) << (32 * i) for i, word in enumerate(row)) for row in rows]
-            bits = np.array([[word >> i & 1 for i in range(section.row_bits)] for word in whole], bool)
-            # [layers, slots, groups, key or value, group, steps] -> [layers, slots, key or value, steps, channels]
-            found = bits.reshape(g.layers, g.window, g.groups, 2, g.group, g.steps).transpose(0, 1, 3, 5, 2, 4)
-            found = found.reshape(held.shape)
+            found = await rings()
             np.testing.assert_array_equal(found, held)
             compared += found.size
     varied(np.concatenate([found.ravel() for found in outputs]))

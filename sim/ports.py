@@ -18,24 +18,26 @@ Bench = Callable[["Ports", Geometry, np.random.Generator, float], Coroutine[Any,
 """A bench gets the unit, its geometry, a source of chance and the share of cycles to stall; it returns how many
 values it compared."""
 
-MOST_CYCLES = 20_000
+MOST_CYCLES = 200_000
 """The watchdog: no bench takes as many cycles."""
 
 
-def leaves(signature: wiring.Signature, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any, int]]:
-    """Yield (dotted name, shape, ports side by side or 0) of a signature's ports."""
+def leaves(signature: wiring.Signature, path: tuple[str, ...] = ()) -> Iterator[tuple[str, wiring.Flow, Any, int]]:
+    """Yield (dotted name, flow, shape, ports side by side or 0) of a signature's ports."""
     for name, member in signature.members.items():
         if member.is_signature:
             yield from leaves(member.signature, (*path, name))
         else:
-            yield ".".join((*path, name)), member.shape, member.dimensions[0] if member.dimensions else 0
+            yield ".".join((*path, name)), member.flow, member.shape, member.dimensions[0] if member.dimensions else 0
 
 
 class Ports(ABC):
     """Inputs are set and outputs read between two clock edges. Combinational outputs follow after `settle`."""
 
     def __init__(self, component: wiring.Component) -> None:
-        self.ports = {name: (shape, count) for name, shape, count in leaves(component.signature)}
+        ports = list(leaves(component.signature))
+        self.ports = {name: (shape, count) for name, _, shape, count in ports}
+        self.inputs = [name for name, flow, _, _ in ports if flow == wiring.In]
         self.cycle = 0
 
     def set(self, name: str, value: Any) -> None:
