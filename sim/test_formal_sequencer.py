@@ -44,7 +44,9 @@ class Decision(Elaboratable):
         ]
         self.order = [(Kind.EMBED, 0), *of_layer * g.layers]
         self.reader = Signal(range(len(self.order)), name="followed_reader")
-        self.group = Signal(range(g.groups * g.mlp_ratio), name="followed_group")
+        self.group = Signal(
+            range(max(2, g.groups * g.mlp_ratio)), name="followed_group"
+        )  # the solver knows no empty one
         self.ports = [s.i_valid, s.i.as_value(), s.groups.ready, s.window_ready, self.reader, self.group]
 
     def inputs_of(self, reader):
