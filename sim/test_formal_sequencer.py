@@ -100,7 +100,7 @@ class Decision(Elaboratable):
         # By the stream's rules, pass by pass
         waited, held = Signal(), Signal.like(offered.as_value())
         m.d.sync += [waited.eq(begun & s.groups.valid & ~s.groups.ready), held.eq(offered.as_value())]
-        claim(m, "held", ~waited | (s.groups.valid & (offered.as_value() == held)))
+        claim(m, "offer_held", ~waited | (s.groups.valid & (offered.as_value() == held)))
         claim(m, "number", ~s.groups.valid | (offered.info.number == feeding))
         kinds, parts, layers = (
             Array([Const(values[min(n, end - 1)], 8) for n in range(end + 1)])
