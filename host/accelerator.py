@@ -23,7 +23,8 @@ from hw.registers import (
     offsets,
     register_table,
 )
-from model.deployed.geometry import PRESETS, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import PRESETS
 
 if TYPE_CHECKING:  # reading artifacts takes a package that a board server does not need
     from model.deployed.artifact import Policy

@@ -13,7 +13,8 @@ from host.board.circuit import BoardAccelerator
 from host.board.zynq import BUSES, open_board
 from host.bus import Bus
 from hw.registers import offsets
-from model.deployed.geometry import PRESETS, TINY, Geometry, GeometryError, preset
+from model.deployed.geometry import Geometry, GeometryError
+from model.deployed.presets import PRESETS, TINY, preset
 
 
 class LocalError(RuntimeError):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hw.memory_map import Section, memory_map
 from hw.registers import INTERFACE_VERSION, PAGE_OFFSET, PAGE_WORDS, WINDOW_BYTES, Register, register_table
-from model.deployed.geometry import HOPPER_Z2, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import HOPPER_Z2
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "registers.md"
 

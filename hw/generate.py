@@ -19,7 +19,8 @@ from hw.axi import AxiLite
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
 from model import caches
-from model.deployed.geometry import PRESETS, Geometry, GeometryError, preset
+from model.deployed.geometry import Geometry, GeometryError
+from model.deployed.presets import PRESETS, preset
 
 TOP = "spikeloop"
 """Name of the top module; its ports are `clk`, `rst` and `s_axil__*`."""

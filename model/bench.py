@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.command import check_least, ended
-from model.deployed.geometry import HOPPER_Z2, Geometry, GeometryError
+from model.deployed.geometry import Geometry, GeometryError
+from model.deployed.presets import HOPPER_Z2
 from model.files import WriteError, ready, write_json
 from model.network import kernels
 from model.network.layers import Structure, float_network

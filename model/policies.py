@@ -15,7 +15,8 @@ from typing import Any
 from model.command import ended
 from model.deployed import zoo
 from model.deployed.artifact import ArtifactError, Policy
-from model.deployed.geometry import PRESETS, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import PRESETS
 from model.files import ready, write, write_json
 
 MEASURED = Path(__file__).resolve().parent.parent / "docs" / "results" / "policies.json"

@@ -8,7 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.deployed.geometry import ATTENTIONS, PRESETS, Geometry, GeometryError, preset
+from model.deployed.geometry import ATTENTIONS, Geometry, GeometryError
+from model.deployed.presets import PRESETS, preset
 from model.files import WriteError, write_json
 
 SIZES = ("d_model", "layers", "steps", "window", "dendrites")

@@ -24,7 +24,7 @@ import torch
 
 from model.command import check_least, ended
 from model.data.tasks import find
-from model.deployed.geometry import PRESETS, preset
+from model.deployed.presets import PRESETS, preset
 from model.files import ready, write
 from model.scores.cells import SENTENCES, commit, versions
 from model.studies import bits, dropout, entropy, field, norms, position, rates, recipe, rows, streaming, window

@@ -21,7 +21,8 @@ from hw.registers import (
     offsets,
     register_table,
 )
-from model.deployed.geometry import HOPPER_Z2, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import HOPPER_Z2
 from model.deployed.random_policy import random_policy, random_tokens
 from sim.build import parameter
 from sim.bus import CocotbBus, driven

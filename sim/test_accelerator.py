@@ -11,7 +11,8 @@ import pytest
 from host.accelerator import Accelerator
 from host.verilated import VerilatedBus, library
 from hw.generate import TOP, verilog
-from model.deployed.geometry import HOPPER_Z2, HOPPER_Z2_LRF, ODD, TINY, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LRF, ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from sim.build import kept_text, run_bench, say, simulation
 from sim.reference import Reference

@@ -8,8 +8,8 @@ from host.accelerator import Accelerator
 from host.verilated import VerilatedBus, library
 from model.deployed import zoo
 from model.deployed.artifact import Policy
-from model.deployed.geometry import HOPPER_Z2
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import HOPPER_Z2
 from model.deployed.random_policy import random_policy, random_tokens
 from sim.build import say
 from sim.flight import flight

@@ -2,7 +2,7 @@
 """The fault campaign: it reaches every class of register and memory, and what must be noticed is."""
 
 from hw.generate import verilog
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from sim.build import kept_text
 from sim.fault_targets import MEMORIES, REGISTERS, targets
 from sim.faults import POLICY, STUCK, counts, run, table

@@ -13,7 +13,7 @@ from hw.lif import LifNeuron
 from hw.memory_map import Section
 from hw.regfile import RegisterFile
 from hw.registers import register_table
-from model.deployed.geometry import HOPPER_Z2, ODD, TINY
+from model.deployed.presets import HOPPER_Z2, ODD, TINY
 from sim import formal
 from sim.formal import ToolError, claim, mutant, prove
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Proof that the sequencer feeds every pass its spikes, once, in order and by the stream's rules, whenever they come
-back, and planted defects that it must find: the whole first decision of small networks."""
+back, and planted defects that it must find.
+
+The first decision is looked at: all of it for one group and one layer, its beginning for larger networks."""
 
 import dataclasses
 
@@ -22,7 +24,7 @@ CASES = {
     "two hidden parts": (dataclasses.replace(SMALL, mlp_ratio=2), 12),
     "ungated": (dataclasses.replace(SMALL.with_attention("lrf-dyn"), dendrites=2, gate=False), 13),
 }
-"""Geometry, and cycles that are looked at. The shortest decision of one group and layer takes ten."""
+"""Geometry, and cycles that are looked at."""
 
 SOURCES = {Kind.PROJ: (Kind.WINDOW,), Kind.FC1: (Kind.PROJ,), Kind.FC2: (Kind.FC1,)}
 """Whose spikes a pass reads; those that are missing read the layer's entry."""
@@ -44,9 +46,8 @@ class Decision(Elaboratable):
         ]
         self.order = [(Kind.EMBED, 0), *of_layer * g.layers]
         self.reader = Signal(range(len(self.order)), name="followed_reader")
-        self.group = Signal(
-            range(max(2, g.groups * g.mlp_ratio)), name="followed_group"
-        )  # the solver knows no empty one
+        # of a bit at least: the solver knows no empty signal
+        self.group = Signal(range(max(2, g.groups * g.mlp_ratio)), name="followed_group")
         self.ports = [s.i_valid, s.i.as_value(), s.groups.ready, s.window_ready, self.reader, self.group]
 
     def inputs_of(self, reader):
@@ -114,7 +115,7 @@ class Decision(Elaboratable):
         claim(m, "part", ~s.groups.valid | (offered.info.part == parts[feeding]))
         claim(m, "layer", ~s.groups.valid | (offered.info.layer == layers[feeding]))
         claim(m, "final", ~s.groups.valid | (offered.info.final == (feeding == end - 1)))
-        claim(m, "exhausted", ~begun | (s.exhausted == (feeding == end)))
+        claim(m, "ended", ~begun | (s.exhausted == (feeding == end)))
 
         # The group that is followed
         readers = [n for n in range(1, end) if order[n][0] != Kind.WINDOW]
@@ -183,10 +184,14 @@ def test_every_pass_gets_its_spikes_once_and_in_order(name):
         ("Mux(kind == last_projection, 2, 1)", "1", "one group"),
         ("self.i_info.part * g.groups + self.i_group", "self.i_group", "two hidden parts"),
         ("self.i_info.part == g.mlp_ratio - 1", "1", "two hidden parts"),
+        # is seen at the end of the decision alone, which must be among the cycles
+        ("self.exhausted.eq(1)", "self.exhausted.eq(0)", "one group"),
+        ("self.exhausted.eq(1)", "self.exhausted.eq(0)", "two hidden parts"),
+        ("self.exhausted.eq(1)", "self.exhausted.eq(0)", "ungated"),
     ],
     ids=[
         *("keeps-entries", "not-from-the-port", "not-kept", "a-cycle-late", "no-end", "unasked"),
-        *("window-uncounted", "wrong-part", "ends-early"),
+        *("window-uncounted", "wrong-part", "ends-early", "unended", "unended-hidden-parts", "unended-ungated"),
     ],
 )
 def test_the_proof_finds_a_planted_defect(old, new, name):

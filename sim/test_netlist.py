@@ -8,7 +8,8 @@ import pytest
 
 from host.accelerator import Accelerator
 from host.verilated import VerilatedBus
-from model.deployed.geometry import HOPPER_Z2, TINY, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import HOPPER_Z2, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from sim.netlist import netlist, netlist_library, without_contents
 from sim.reference import Reference

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bitstreams import ps7
 from bitstreams.boards import BOARDS
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from sim.build import kept_text, run_bench, simulation
 
 STANDIN = Path(__file__).with_name("ps7.v")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from model.deployed.geometry import HOPPER_Z2, HOPPER_Z2_LRF, HOPPER_Z2_SSSA, ODD, TINY, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LRF, HOPPER_Z2_SSSA, ODD, TINY
 from sim.build import component_verilog, run_bench, simulation
 from sim.units import AllUnits, units_of
 

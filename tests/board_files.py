@@ -5,7 +5,7 @@ from bitstreams.boards import BOARDS
 from bitstreams.publish import Outcome, publish
 from bitstreams.reports import Timing
 from hw.registers import WINDOW_BYTES
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 
 ZYNQ = b"tul,pynq-z2\0xlnx,zynq-7000\0"
 ZYNQMP = b"xlnx,zynqmp-zcu104-revC\0xlnx,zynqmp\0"

@@ -14,7 +14,7 @@ from host.board.remote import RemoteAccelerator
 from host.board.server import BoardServer
 from host.board.service import BoardService
 from host.golden_device import GoldenBus
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 
 TOKEN = b"0123456789abcdef"
 

@@ -16,7 +16,7 @@ from bitstreams.readback import frame_bits
 from hw.generate import verilog
 from hw.synthesis import SynthesisError
 from hw.synthesis import run_yosys as openxc7_yosys
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from tests.toolchains import standins
 
 PART = BOARDS["pynq-z2"].part

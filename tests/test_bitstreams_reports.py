@@ -17,7 +17,7 @@ from bitstreams.reports import (
     vivado_timing,
     vivado_utilisation,
 )
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 
 EXAMPLES = Path(__file__).resolve().parent / "toolchains"
 

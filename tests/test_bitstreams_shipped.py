@@ -20,7 +20,8 @@ from bitstreams.reports import Timing
 from host.board.bitstream import Bitstream
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
-from model.deployed.geometry import HOPPER_Z2, TINY, Geometry, preset
+from model.deployed.geometry import Geometry
+from model.deployed.presets import HOPPER_Z2, TINY, preset
 from tests.board_files import bit_file
 
 MANIFESTS = sorted(SHIPPED.glob("*/*.json"))

@@ -14,7 +14,7 @@ import pytest
 from bitstreams import build
 from bitstreams.hwh import MODULE
 from hw.generate import TOP, verilog
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from tests.toolchains import standins
 
 

@@ -9,7 +9,8 @@ import pytest
 from hw import document
 from hw.memory_map import memory_map
 from hw.registers import PAGE_OFFSET, PAGE_WORDS, register_table
-from model.deployed.geometry import HOPPER_Z2, ODD, TINY, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import HOPPER_Z2, ODD, TINY
 
 # capacities at their limits make the longest register arrays and the most pages
 LARGEST = Geometry(observation_size=128, action_size=32, d_model=256, layers=8, weight_bits=5)

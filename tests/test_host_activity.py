@@ -5,8 +5,8 @@ import numpy as np
 
 from host.activity import Activity
 from host.check import BEHIND
-from model.deployed.geometry import TINY
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy, random_tokens
 
 

@@ -13,7 +13,7 @@ from host.check import BEHIND, Difference, GoldenCheck
 from host.golden_device import GoldenBus
 from host.score import normalized_score
 from model.deployed.artifact import quantise_token
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy, random_tokens
 
 SPACE = Box(np.array([-2.0, 0.0]), np.array([2.0, 10.0]), dtype=np.float64)

@@ -17,7 +17,7 @@ from host.board import messages
 from host.board.server import BoardServer
 from host.board.service import BoardService
 from host.verilated import VerilatedBus, library
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy
 
 TOKEN = "0123456789abcdef"

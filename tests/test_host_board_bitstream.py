@@ -14,7 +14,7 @@ from host.board.bitstream import Bitstream, BitstreamError, kernel_image, load_b
 from host.board.circuit import BoardAccelerator
 from host.golden_device import GoldenBus
 from hw.registers import offsets
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from tests.board_files import PAYLOAD, bit_file, published, system
 

@@ -7,7 +7,7 @@ from host.board.bitstream import Bitstream, BitstreamError, require_configured
 from host.board.zynq import open_board
 from host.bus import BusError
 from hw.registers import offsets
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from tests.board_files import ZYNQMP, published, system
 
 

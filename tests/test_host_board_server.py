@@ -14,8 +14,8 @@ from host.board import remote as remote_module
 from host.board import service as service_module
 from host.board.messages import REQUEST, ProtocolError
 from host.golden_device import GoldenBus
-from model.deployed.geometry import ODD, TINY
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from tests.served import (
     Board,

@@ -15,8 +15,8 @@ from host.board.messages import GREETING, LOAD, REPLY, REQUEST, ProtocolError, m
 from host.board.payloads import encode_image
 from host.board.server import MOST_CONNECTIONS
 from host.policy_image import pack
-from model.deployed.geometry import ODD, TINY
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from tests.served import (
     TOKEN,

@@ -18,7 +18,7 @@ from gymnasium.spaces import Box, Dict
 
 from host import run_episode
 from host.golden_device import GoldenBus
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,8 +11,8 @@ from host.bus import BusError, BusTimeout
 from host.golden_device import GoldenBus
 from hw.memory_map import memory_map
 from hw.registers import MAGIC, PAGE_OFFSET, field_mask, offsets, register_table
-from model.deployed.geometry import HOPPER_Z2, HOPPER_Z2_SSSA, HOPPER_Z2_TSSA, ODD, PRESETS, TINY
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_SSSA, HOPPER_Z2_TSSA, ODD, PRESETS, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 
 GEOMETRIES = PRESETS | {

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from host.policy_image import pack, unpack
 from hw.memory_map import channel_bits, memory_map
-from model.deployed.geometry import HOPPER_Z2, PRESETS, TINY, Geometry, GeometryError
+from model.deployed.geometry import Geometry, GeometryError
+from model.deployed.presets import HOPPER_Z2, PRESETS, TINY
 from model.deployed.random_policy import random_policy
 
 DYNAMICS = ("decay", "upper", "lower", "readout", "gain", "local")

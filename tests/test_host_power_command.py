@@ -25,7 +25,7 @@ from host.golden_device import GoldenBus
 from host.power import __main__ as command
 from host.power.subjects import CircuitSubject, Clock, ProcessorSubject, draw_tokens
 from host.power.windows import ORDER, Plan
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy
 from tests.served import TOKEN, Counting, closing_what_is_left_open, serving
 

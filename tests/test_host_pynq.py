@@ -19,7 +19,7 @@ from bitstreams.publish import Outcome, publish
 from bitstreams.reports import Timing
 from host.board.bitstream import SYNC_WORD
 from host.verilated import library
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from tests.board_files import bit_file
 from tests.trapped_window import on_x86
 

@@ -13,8 +13,8 @@ from host.board.messages import REQUEST
 from host.golden_device import GoldenBus
 from host.verilated import VerilatedBus, library
 from hw.registers import PAGE_OFFSET, field_mask, offsets
-from model.deployed.geometry import TINY
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from tests.served import admitted, client, closing_what_is_left_open, decides_as_golden, reply, serving
 

@@ -15,8 +15,8 @@ from host.agent import Agent
 from host.golden_device import GoldenBus
 from host.replay import Replay, forced_tokens, golden, read_episodes, replay
 from model.data.offline import DataError, Episodes
-from model.deployed.geometry import TINY
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy
 from tests.swing import make
 

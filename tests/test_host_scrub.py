@@ -10,7 +10,7 @@ from host.golden_device import GoldenBus
 from host.policy_image import pack
 from host.scrub import Scrubber
 from hw.memory_map import memory_map
-from model.deployed.geometry import ODD
+from model.deployed.presets import ODD
 from model.deployed.random_policy import random_policy, random_tokens
 
 WORDS = 100

@@ -13,7 +13,8 @@ from host.bus import BusTimeout
 from host.golden_device import GoldenBus
 from host.verilated import BuildError, VerilatedBus, build_key, library
 from hw.registers import field_mask, offsets
-from model.deployed.geometry import ATTENTIONS, CIRCUITS, ODD, TINY, GeometryError
+from model.deployed.geometry import ATTENTIONS, CIRCUITS, GeometryError
+from model.deployed.presets import ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 
 

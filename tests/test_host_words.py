@@ -14,7 +14,7 @@ from host.bus import BusError, BusTimeout
 from host.golden_device import GoldenBus
 from host.verilated import library
 from hw.registers import WINDOW_BYTES, offsets
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from tests.trapped_window import TrappedWindow, on_x86
 

@@ -13,8 +13,9 @@ from host.policy_image import pack
 from hw.core import DecisionCore
 from hw.memory_map import memory_map
 from hw.registers import ROW_UNITS, UNITS
-from model.deployed.geometry import ODD, TINY, Geometry
+from model.deployed.geometry import Geometry
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from sim.ports import Ports, simulate
 from sim.stimulus import load, read

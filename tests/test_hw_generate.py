@@ -11,7 +11,8 @@ import pytest
 
 from hw import generate, report
 from hw.embed import Embedding
-from model.deployed.geometry import HOPPER_Z2_TSSA, TINY, GeometryError
+from model.deployed.geometry import GeometryError
+from model.deployed.presets import HOPPER_Z2_TSSA, TINY
 
 
 def run_generate(folder, hash_seed, *arguments):

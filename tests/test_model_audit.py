@@ -17,7 +17,8 @@ from model.cost.observer import Observer
 from model.cost.operations import REAL, SPIKE, level_of, shift_of
 from model.cost.subject import Subject
 from model.data.offline import Normaliser
-from model.deployed.geometry import ODD, TINY, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from model.integer.fold import from_policy
 from model.integer.quantize import QuantSpiking

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 
-from model.deployed.geometry import TINY, preset
+from model.deployed.presets import TINY, preset
 from model.network import baselines
 from model.network.baselines import Quantiser
 from model.training.checkpoint import build

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from model import train
 from model.data import offline
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.training import trainer as trainer_module
 from model.training.board import TensorBoard
 from model.training.config import TrainConfig

@@ -16,8 +16,8 @@ from model.cost.energy_model import Counts, Sizes, Widths, add_pj, modelled_uj, 
 from model.cost.subject import Subject
 from model.data.offline import Normaliser
 from model.deployed.artifact import Policy
-from model.deployed.geometry import TINY
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from model.integer.fold import from_policy
 from model.network.baselines import BehaviourCloning, DecisionTransformer

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from model import state
-from model.deployed.geometry import ATTENTIONS, HOPPER_Z2, ODD, PRESETS, TINY, Geometry, GeometryError
+from model.deployed.geometry import ATTENTIONS, Geometry, GeometryError
+from model.deployed.presets import HOPPER_Z2, ODD, PRESETS, TINY
 from model.network.layers import Structure, attention
 
 torch.set_num_threads(1)

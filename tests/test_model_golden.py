@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from model.deployed.artifact import ArtifactError, Policy
-from model.deployed.geometry import HOPPER_Z2, ODD, TINY, Geometry
+from model.deployed.geometry import Geometry
 from model.deployed.golden import GoldenNetwork
 from model.deployed.golden_attention import (
     Dynamics,
@@ -24,6 +24,7 @@ from model.deployed.golden_attention import (
     saturate,
     shifted,
 )
+from model.deployed.presets import HOPPER_Z2, ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from model.integer.fold import from_policy, integer_tensors
 from model.integer.proof import ExportError, attention_reach, dendrite_reach, prove

@@ -9,8 +9,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from model.deployed.geometry import HOPPER_Z2, ODD, TINY, Geometry, GeometryError
+from model.deployed.geometry import Geometry, GeometryError
 from model.deployed.golden_attention import Match as GoldenMatch
+from model.deployed.presets import HOPPER_Z2, ODD, TINY
 from model.deployed.random_policy import random_policy
 from model.integer.fold import quantise
 from model.integer.proof import ExportError, prove

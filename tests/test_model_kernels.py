@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.network import kernels
 from model.network.attention import Rows
 from model.network.layers import Structure, float_network

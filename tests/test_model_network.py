@@ -8,7 +8,8 @@ import functools
 import pytest
 import torch
 
-from model.deployed.geometry import ATTENTIONS, TINY, Geometry
+from model.deployed.geometry import ATTENTIONS, Geometry
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from model.integer.fold import from_policy
 from model.network.layers import Structure, float_network

@@ -12,8 +12,9 @@ import pytest
 from model import export
 from model.deployed import zoo
 from model.deployed.artifact import Policy
-from model.deployed.geometry import ATTENTIONS, ODD, TINY, Geometry
+from model.deployed.geometry import ATTENTIONS, Geometry
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from model.integer.nir_graph import DT, NirError, save, to_nir
 from tests import nir_machine

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.integer.fold import quantise
 from model.network.layers import Structure, float_network
 from model.network.neuron import lif

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.deployed.geometry import TINY
 from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from model.integer.fold import from_policy, integer_tensors, quantise
 from model.integer.proof import prove

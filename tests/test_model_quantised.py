@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.deployed.geometry import TINY, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import TINY
 from model.integer.fold import quantise
 from model.integer.fold_attention import form
 from model.integer.quant_dynamics import from_code, signed_power, to_code

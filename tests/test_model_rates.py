@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from model.data import offline
 from model.data.tasks import find
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.scores import suites
 from model.scores.suites import METHODS, Method, configuration
 from model.studies import rates

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from model.data import offline
-from model.deployed.geometry import TINY
 from model.deployed.golden import reads
+from model.deployed.presets import TINY
 from model.integer.fold import quantise
 from model.network.layers import Structure, float_network
 from model.network.network import Record

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.data.offline import DataError, Normaliser
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.network.layers import Structure, float_network
 from model.network.network import Network
 from model.scores import rollout

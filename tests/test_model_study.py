@@ -13,7 +13,8 @@ import torch
 
 from model import study
 from model.data.tasks import find
-from model.deployed.geometry import TINY, Geometry
+from model.deployed.geometry import Geometry
+from model.deployed.presets import TINY
 from model.network.attention import Rows
 from model.network.layers import Structure, attention, float_network
 from model.network.network import Network, Record

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.data.tasks import find
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.studies import dropout, recipe
 from model.studies import rows as rows_study
 from model.studies.runs import Bench, Budget, Run

@@ -17,8 +17,9 @@ from model.cost.subject import Subject
 from model.data import offline
 from model.data.environments import DataError
 from model.deployed.artifact import Policy
-from model.deployed.geometry import TINY, Geometry
+from model.deployed.geometry import Geometry
 from model.deployed.golden import lif
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy
 from model.integer.fold import from_policy
 from model.integer.proof import ExportError, prove, reach

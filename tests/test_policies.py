@@ -16,7 +16,7 @@ from host.run_folder import summarise
 from model import policies as table
 from model.deployed import zoo
 from model.deployed.artifact import Policy
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy
 from sim import flight
 from sim import policies as measuring

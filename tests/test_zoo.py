@@ -15,7 +15,7 @@ from model import audit, collect, energy, evaluate, export
 from model.data.offline import Normaliser
 from model.deployed import zoo
 from model.deployed.artifact import ArtifactError, Policy
-from model.deployed.geometry import HOPPER_Z2, TINY
+from model.deployed.presets import HOPPER_Z2, TINY
 from model.training import deployment
 from model.training.checkpoint import Checkpoint, build
 from model.training.config import PRESETS

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model.deployed.geometry import Geometry, GeometryError, preset
+from model.deployed.geometry import Geometry, GeometryError
+from model.deployed.presets import preset
 from model.network.layers import Structure
 from model.network.norm import NORMS, PTBN, SCHEDULES
 

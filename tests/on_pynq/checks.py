@@ -35,7 +35,7 @@ from host.bus import Bus, BusError
 from host.golden_device import GoldenBus
 from host.local import open_local
 from hw.registers import MAGIC, offsets
-from model.deployed.geometry import TINY
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from tests.on_pynq.fake_board import CRL_APB, FPD_SLCR, SLCR, FakeBoard
 
