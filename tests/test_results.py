@@ -99,7 +99,7 @@ def test_a_measurement_of_another_artifact_is_not_taken_for_the_shipped_one_s(
     )
 
 
-@pytest.mark.parametrize("name", ["hopper", "mujoco", "adroit", "classic", "paper"])
+@pytest.mark.parametrize("name", ["hopper", "mujoco", "adroit", "classic", "longer", "paper"])
 def test_tables_of_scores_are_printed_from_their_data_and_keep_the_protocol(name):
     document = json.loads((table.RESULTS / f"{name}.json").read_text())
     assert (table.RESULTS / f"{name}.md").read_text() == markdown(document)
