@@ -27,7 +27,7 @@ from model.data.tasks import find
 from model.deployed.presets import PRESETS, preset
 from model.files import ready, write
 from model.scores.cells import SENTENCES, commit, versions
-from model.studies import bits, dropout, entropy, field, norms, position, rates, recipe, rows, streaming, window
+from model.studies import bits, dropout, entropy, expert, field, norms, position, rates, recipe, rows, streaming, window
 from model.studies.plots import draw
 from model.studies.runs import Bench, Budget, Row, Study, summed_up
 
@@ -46,6 +46,7 @@ STUDIES: dict[str, Study] = {
         rows.STUDY,
         rates.STUDY,
         dropout.STUDY,
+        expert.STUDY,
     )
 }
 """Every study by name."""

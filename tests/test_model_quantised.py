@@ -13,7 +13,7 @@ from model.deployed.presets import TINY
 from model.integer.fold import quantise
 from model.integer.fold_attention import form
 from model.integer.quant_dynamics import from_code, signed_power, to_code
-from model.integer.quantize import best_unit, floor_shift, tanh_table, to_grid
+from model.integer.quantize import Quantised, best_unit, floor_shift, tanh_table, to_grid
 from model.network import layers
 from model.network.dynamics import convolve
 from model.network.layers import Structure, float_network
@@ -60,6 +60,23 @@ def test_quantising_stays_near_the_float_network(name: str) -> None:
     assert errors[1] < errors[0]
     # leaks and couplings are powers of two whatever the weights' bits
     assert errors[1] < (0.1 if name == "pssa" else 0.25) * expected.std()
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_symmetric_weights_of_two_bits_are_ternary(name: str) -> None:
+    network = trained_by_chance(dataclasses.replace(FORMS[name], weight_bits=2), 4)
+    drawn = {}
+    for symmetric in (False, True):
+        # what training does to them afterwards is clipped, too
+        parts = quantise(network, torch.full((15,), 32.0), 8, symmetric).named_modules()
+        spiking = [part for path, part in parts if isinstance(part, Quantised) and path.startswith("blocks")]
+        for part in spiking:
+            part.weight.data *= 3.0
+        drawn[symmetric] = [set(part.integers()[0].flatten().tolist()) for part in spiking]
+    assert all(values <= {-1.0, 0.0, 1.0} for values in drawn[True])
+    # taps of a window are none below zero, and linears use all there is
+    assert sum(values == {-1.0, 0.0, 1.0} for values in drawn[True]) >= 4 * TINY.layers
+    assert sum(values == {-2.0, -1.0, 0.0, 1.0} for values in drawn[False]) >= 4 * TINY.layers
 
 
 @pytest.mark.parametrize("name", FORMS)

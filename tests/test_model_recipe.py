@@ -274,6 +274,10 @@ def test_rate_decays_as_it_is_called(decay: str, middle: float, end: float) -> N
         ({"row_warmup": 2.0}, "row_warmup must be 0 to 1"),
         ({"rate_decay": "slow"}, "rate_decay must be one of cosine, linear, constant"),
         (
+            {"quant_steps": 0, "symmetric_weights": True},
+            "symmetric_weights is about the integers of the quantised phase; set quant_steps, or leave it out",
+        ),
+        (
             {"network": "bc", "inference": "recompute", "quant_steps": 0, "row_cost": 0.1},
             "row_cost is about the spiking network; leave it at 0 for bc",
         ),

@@ -2,6 +2,7 @@
 """The studies of how to train: the recipe, the price of weight rows, the hidden previous action."""
 
 import fcntl
+import itertools
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from model.data.tasks import find
 from model.deployed.presets import TINY
+from model.integer.quantize import Quantised
 from model.studies import dropout, recipe
 from model.studies import rows as rows_study
 from model.studies.runs import Bench, Budget, Run
@@ -75,16 +77,23 @@ def test_recipe_flies_each_variant_twice(bench: Bench, monkeypatch: pytest.Monke
 
 def test_rows_fall_with_their_cost_at_every_width(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_study, "ROW_COSTS", (0.0, 3.0))
-    monkeypatch.setattr(rows_study, "BITS", (4, 2))
+    monkeypatch.setattr(rows_study, "WEIGHTS", {"W4": (4, False), "ternary": (2, True)})
     monkeypatch.setattr(rows_study, "TOKENS", 20)
     found = rows_study.measure(bench)
-    assert [(row["weight_bits"], row["row_cost"]) for row in found] == [(4, 0.0), (4, 3.0), (2, 0.0), (2, 3.0)]
+    assert [(row["weights"], row["row_cost"]) for row in found] == list(
+        itertools.product(("W4", "ternary"), (0.0, 3.0))
+    )
     for dear, cheap in (found[:2], found[2:]):
         assert cheap["rows"] < 0.7 * dear["rows"]
         assert cheap["fetch_cycles"] < dear["fetch_cycles"]
         assert cheap["energy_uj"] < dear["energy_uj"]
     assert found[0]["rows"] == pytest.approx(sum(found[0]["rows_per_linear"].values()))
     assert found[0]["share"] == found[0]["rows"] / TINY.weight_rows
+    # what is deployed of the ternary one has no -2
+    for path in bench.out.glob("*/quant.pt"):
+        run = Checkpoint.load(path)
+        lowest = min(part.integers()[0].min() for part in run.network.blocks.modules() if isinstance(part, Quantised))
+        assert lowest == (-1 if run.config.symmetric_weights else -8)
     # both widths start from one float network
     starts = {
         (run.config.row_cost, run.config.geometry.weight_bits): Checkpoint.load(path).network.state_dict()

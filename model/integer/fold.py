@@ -23,11 +23,12 @@ HEAD_SPAN = 8.0
 """Width of the argument range that the action table covers: -4..4."""
 
 
-def quantise(network: Network, input_scale: Tensor, fraction_bits: int) -> Network:
+def quantise(network: Network, input_scale: Tensor, fraction_bits: int, symmetric: bool = False) -> Network:
     """Return the integer network nearest to a float network, its norms frozen at their running statistics.
 
     input_scale [inputs] : integer steps per unit of a normalised token component.
     fraction_bits : of the residual stream; its entry threshold becomes 2**fraction_bits / 2.
+    symmetric : whether the weights of spiking linears and taps leave their lowest integer out (2 bits: -1, 0, 1).
     Raises `ValueError` for networks that have no integer form (lrf-ssa, absolute positions).
     """
     g = network.geometry
@@ -37,11 +38,11 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int) -> Netwo
     for block in network.blocks:
         blocks.append(
             Block(
-                kvq=_spiking(block.kvq, g),
-                attention=attention.quantise(block.attention, g),
-                proj=_residual(block.proj, g, one),
-                fc1=_spiking(block.fc1, g),
-                fc2=_residual(block.fc2, g, one),
+                kvq=_spiking(block.kvq, g, symmetric),
+                attention=attention.quantise(block.attention, g, symmetric),
+                proj=_residual(block.proj, g, one, symmetric),
+                fc1=_spiking(block.fc1, g, symmetric),
+                fc2=_residual(block.fc2, g, one, symmetric),
             )
         )
     embed = _embedding(network.embed, g, one, input_scale)
@@ -49,16 +50,18 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int) -> Netwo
     return Network(g, embed, blocks, head, one / 2, input_scale=input_scale)
 
 
-def _spiking(layer: Spiking, g: Geometry) -> QuantSpiking:
+def _spiking(layer: Spiking, g: Geometry, symmetric: bool) -> QuantSpiking:
     weight, bias = layer.folded()
-    threshold = thresholds(weight, g)
-    return QuantSpiking(weight, bias, 2 * threshold, 2 * threshold, g.weight_bits, g.bias_bits, threshold=threshold)
+    threshold = thresholds(weight, g, symmetric=symmetric)
+    return QuantSpiking(
+        weight, bias, 2 * threshold, 2 * threshold, g.weight_bits, g.bias_bits, symmetric, threshold=threshold
+    )
 
 
-def _residual(layer: Normed, g: Geometry, one: float) -> QuantResidual:
+def _residual(layer: Normed, g: Geometry, one: float, symmetric: bool) -> QuantResidual:
     weight, bias = layer.folded()
     units = one / torch.exp2(torch.arange(float(1 << g.residual_shift_bits)))
-    shift = best_unit(weight, units, g.weight_bits)
+    shift = best_unit(weight, units, g.weight_bits, symmetric)
     return QuantResidual(
         weight,
         bias,
@@ -66,6 +69,7 @@ def _residual(layer: Normed, g: Geometry, one: float) -> QuantResidual:
         torch.full_like(bias, one),
         g.weight_bits,
         g.bias_bits,
+        symmetric,
         shift=shift,
         membrane_bits=g.membrane_bits,
     )

@@ -25,16 +25,16 @@ SETTLED = 1024
 """Tokens after which the slowest dendrite has forgotten a spike."""
 
 
-def thresholds(weight: Tensor, g: Geometry, largest: int = LARGEST_THRESHOLD) -> Tensor:
+def thresholds(weight: Tensor, g: Geometry, largest: int = LARGEST_THRESHOLD, symmetric: bool = False) -> Tensor:
     """Choose per channel the integer threshold N: the float threshold 0.5 is N units, so a unit is 0.5 / N."""
     candidates = torch.arange(1, min(largest, (1 << g.threshold_bits) - 1) + 1)
-    return candidates[best_unit(weight, 2.0 * candidates, g.weight_bits)]
+    return candidates[best_unit(weight, 2.0 * candidates, g.weight_bits, symmetric)]
 
 
 class Form(NamedTuple):
     """What an attention is folded and stored by.
 
-    quantise : (float attention, geometry) -> the same in trainable integers.
+    quantise : (float attention, geometry, whether taps are symmetric) -> the same in trainable integers.
     integers : (that) -> its tensors, names within the layer.
     load : (those tensors as floating point, geometry) -> the attention that computes them.
     """
@@ -44,12 +44,12 @@ class Form(NamedTuple):
     load: Callable[[Mapping[str, Tensor], Geometry], Attention]
 
 
-def _window(attention: PSSA, g: Geometry) -> PSSA:
+def _window(attention: PSSA, g: Geometry, symmetric: bool = False) -> PSSA:
     if attention.absolute:
         raise ValueError("only a network with relative positions has an integer form; train with position='relative'")
     taps = attention.taps().detach()
-    threshold = thresholds(taps, g)
-    units = (2 * threshold, 2 * threshold, g.weight_bits, g.bias_bits)
+    threshold = thresholds(taps, g, symmetric=symmetric)
+    units = (2 * threshold, 2 * threshold, g.weight_bits, g.bias_bits, symmetric)
     return PSSA(g, QuantTaps(taps, None, *units, threshold=threshold))
 
 
@@ -65,7 +65,7 @@ def _load_window(tensors: Mapping[str, Tensor], g: Geometry) -> PSSA:
     return PSSA(g, taps)
 
 
-def _match(attention: Match, g: Geometry) -> Match:
+def _match(attention: Match, g: Geometry, symmetric: bool = False) -> Match:
     # counts are integers, so a threshold between two of them is the lower
     threshold = torch.floor(attention.threshold / attention.scale).clamp(max=(1 << g.threshold_bits) - 1)
     return Match(g, threshold, 1.0, attention.joint)
@@ -79,10 +79,10 @@ def _load_match(tensors: Mapping[str, Tensor], g: Geometry) -> Match:
     return Match(g, tensors["window.threshold"], 1.0, g.attention == "tssa")
 
 
-def _dynamics(attention: Dynamics, g: Geometry) -> Dynamics:
+def _dynamics(attention: Dynamics, g: Geometry, symmetric: bool = False) -> Dynamics:
     with torch.no_grad():
         c, local = attention.dendrites.coefficients(), attention.local()
-        threshold = thresholds(local, g, LARGEST_LOCAL_THRESHOLD)
+        threshold = thresholds(local, g, LARGEST_LOCAL_THRESHOLD, symmetric)
         current_unit = 2 * threshold << g.local_shift
         # dendrites may be scaled at will where drive, read-out and couplings follow: read-outs become powers of two
         most = (1 << g.dendrite_shift_bits) - 1
@@ -102,7 +102,8 @@ def _dynamics(attention: Dynamics, g: Geometry) -> Dynamics:
         dendrites = QuantDendrites(
             g, -torch.log2(leak), upper, lower, drive, readout, unit, current_unit.to(unit), LARGEST_SHARE
         )
-    taps = QuantLocal(local, None, 2 * threshold, 2 * threshold, g.weight_bits, g.bias_bits, shift=g.local_shift)
+    units = (2 * threshold, 2 * threshold, g.weight_bits, g.bias_bits, symmetric)
+    taps = QuantLocal(local, None, *units, shift=g.local_shift)
     return Dynamics(g, dendrites, taps, (threshold << g.local_shift).to(local))
 
 

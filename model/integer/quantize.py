@@ -31,14 +31,15 @@ def straight_through(value: Tensor, smooth: Tensor) -> Tensor:
     return _StraightThrough.apply(value.detach(), smooth)
 
 
-def limits(bits: int) -> tuple[int, int]:
-    """Return the lowest and highest signed integer of that many bits."""
-    return -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+def limits(bits: int, symmetric: bool = False) -> tuple[int, int]:
+    """Return the lowest and highest signed integer of that many bits; symmetric: the lowest is left out."""
+    highest = (1 << (bits - 1)) - 1
+    return -highest - (not symmetric), highest
 
 
-def to_grid(x: Tensor, bits: int) -> Tensor:
+def to_grid(x: Tensor, bits: int, symmetric: bool = False) -> Tensor:
     """Round and clip to signed `bits`; no gradient flows into what is clipped."""
-    return torch.clamp(straight_through(torch.round(x), x), *limits(bits))
+    return torch.clamp(straight_through(torch.round(x), x), *limits(bits, symmetric))
 
 
 def floor_shift(x: Tensor, shift: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ def floor_shift(x: Tensor, shift: Tensor) -> Tensor:
     return straight_through(torch.floor(scaled), scaled)
 
 
-def best_unit(weight: Tensor, candidates: Tensor, bits: int) -> Tensor:
+def best_unit(weight: Tensor, candidates: Tensor, bits: int, symmetric: bool = False) -> Tensor:
     """Return per row of weight [rows, n] the candidate unit whose grid of signed `bits` has the least squared error.
 
     candidates [k] or [rows, k] in integers per real unit; ties go to the first. -> index [rows]
@@ -55,7 +56,7 @@ def best_unit(weight: Tensor, candidates: Tensor, bits: int) -> Tensor:
     errors = []
     for unit in candidates.expand(len(weight), -1).T:
         unit = unit[:, None].to(weight.dtype)
-        errors.append(((torch.clamp(torch.round(weight * unit), *limits(bits)) / unit - weight) ** 2).sum(1))
+        errors.append(((torch.clamp(torch.round(weight * unit), *limits(bits, symmetric)) / unit - weight) ** 2).sum(1))
     return torch.stack(errors, 1).argmin(1)
 
 
@@ -67,12 +68,19 @@ class Quantised(nn.Module):
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, unit: Tensor, bias_unit: Tensor, weight_bits: int, bias_bits: int
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        unit: Tensor,
+        bias_unit: Tensor,
+        weight_bits: int,
+        bias_bits: int,
+        symmetric: bool = False,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
-        self.weight_bits, self.bias_bits = weight_bits, bias_bits
+        self.weight_bits, self.bias_bits, self.symmetric = weight_bits, bias_bits, symmetric
         self.unit: Tensor
         self.bias_unit: Tensor
         self.register_buffer("unit", unit.to(weight.dtype).view(len(weight), -1))
@@ -80,7 +88,7 @@ class Quantised(nn.Module):
 
     def integers(self) -> tuple[Tensor, Tensor | None]:
         """Return the integer weight [out, in] and bias [out], differentiable."""
-        weight = to_grid(self.weight * self.unit, self.weight_bits)
+        weight = to_grid(self.weight * self.unit, self.weight_bits, self.symmetric)
         bias = None if self.bias is None else to_grid(self.bias * self.bias_unit, self.bias_bits)
         return weight, bias
 

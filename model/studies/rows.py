@@ -17,7 +17,8 @@ from model.training.config import TrainConfig
 from model.training.deployment import export
 
 ROW_COSTS = (0.0, 0.02, 0.05, 0.1, 0.2)
-BITS = (4, 3, 2)
+WEIGHTS = {"W4": (4, False), "W3": (3, False), "W2": (2, False), "ternary": (2, True)}
+"""Weight bits, and whether they are symmetric: of 2 bits, -1, 0 and 1."""
 TOKENS = 100
 """Decisions over which energy is modelled."""
 
@@ -35,9 +36,10 @@ def measure(bench: Bench) -> list[Row]:
         {
             "row_cost": cost,
             "geometry": dataclasses.replace(budget.geometry, weight_bits=bits),
+            "symmetric_weights": symmetric,
             "quant_steps": budget.quant_steps,
         }
-        for bits in BITS
+        for bits, symmetric in WEIGHTS.values()
         for cost in ROW_COSTS
     ]
     return [_row(bench, run) for run in bench.train(bench.each_seed(variants, **SPIKING), prepare)]
@@ -51,7 +53,9 @@ def _row(bench: Bench, run: Run) -> Row:
     (stream, *_) = account(Subject.load(artifact), TOKENS, run.config.seed)
     return {
         "task": bench.budget.task.name,
-        "weight_bits": g.weight_bits,
+        "weights": next(
+            name for name, kind in WEIGHTS.items() if kind == (g.weight_bits, run.config.symmetric_weights)
+        ),
         "row_cost": run.config.row_cost,
         "seed": run.config.seed,
         "validation_loss": run.loss,
@@ -76,8 +80,8 @@ def draw(figure: Figure, rows: list[Row]) -> None:
         "energy_uj": "µJ a decision, modelled at 45 nm",
     }
     for axes, (value, label) in zip(grid[:3], panels.items(), strict=True):
-        for number, bits in enumerate(plots.names(rows, "weight_bits")):
-            mine = [row for row in rows if row["weight_bits"] == bits and row["return"] is not None]
+        for number, weights in enumerate(plots.names(rows, "weights")):
+            mine = [row for row in rows if row["weights"] == weights and row["return"] is not None]
             if not mine:
                 continue
             colour = plots.COLOURS[number]
@@ -89,11 +93,11 @@ def draw(figure: Figure, rows: list[Row]) -> None:
                 [np.mean([r[name] for r in mine if r["row_cost"] == cost]) for cost in costs]
                 for name in (value, "return")
             ]
-            axes.plot(*means, color=colour, marker="s", label=f"W{bits}")
+            axes.plot(*means, color=colour, marker="s", label=weights)
         plots.say_if_missing(axes, rows, "return")
         axes.set(xlabel=label, ylabel="return of the deployed policy" if value == "rows" else "")
     grid[0].legend()
-    _stacks(grid[3], [row for row in rows if row["weight_bits"] == rows[0]["weight_bits"]])
+    _stacks(grid[3], [row for row in rows if row["weights"] == rows[0]["weights"]])
 
 
 def _stacks(axes: Axes, rows: list[Row]) -> None:
@@ -126,16 +130,16 @@ def _stacks(axes: Axes, rows: list[Row]) -> None:
             base = base + height
         axes.bar(0, 0, color=plots.COLOURS[number], label=kind)
     axes.set_xticks(range(len(costs)), [f"{cost:g}" for cost in costs])
-    axes.set(xlabel="row cost (lighter: later layers)", ylabel=f"weight rows a decision, W{rows[0]['weight_bits']}")
+    axes.set(xlabel="row cost (lighter: later layers)", ylabel=f"weight rows a decision, {rows[0]['weights']}")
     axes.legend()
 
 
 STUDY = Study(
     "rows",
-    "training against the weight rows a decision fetches, at 4, 3 and 2 bits: return, rows, cycles, energy",
+    "training against the weight rows a decision fetches, at 4, 3, 2 bits and ternary: return, rows, cycles, energy",
     measure,
     draw,
-    keys=("task", "weight_bits", "row_cost"),
+    keys=("task", "weights", "row_cost"),
     values=("validation_loss", "return", "normalised", "rows", "share", "fetch_cycles", "energy_uj"),
     size=(15.0, 4.0),
 )

@@ -33,7 +33,13 @@ def build(config: TrainConfig, inputs: int, actions: int, quantised: bool) -> Ne
     if config.network != "spiking":
         budget = baselines.parameters(network)
         return baselines.build(config.network, config.geometry.layers, inputs, actions, config.length, budget)
-    return quantise(network, input_scale(config, inputs, actions), config.fraction_bits) if quantised else network
+    return integers(network, config, inputs, actions) if quantised else network
+
+
+def integers(network: Network, config: TrainConfig, inputs: int, actions: int) -> Network:
+    """Return the integer network nearest to a float one, by the configuration's number format."""
+    scale = input_scale(config, inputs, actions)
+    return quantise(network, scale, config.fraction_bits, config.symmetric_weights)
 
 
 def input_scale(config: TrainConfig, inputs: int, actions: int) -> torch.Tensor:

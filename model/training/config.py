@@ -97,6 +97,8 @@ class TrainConfig:
     """Integer steps per unit of the previous action; a power of two."""
     to_go_scale: float = 32.0
     """Integer steps per unit of the scaled return-to-go; a power of two."""
+    symmetric_weights: bool = False
+    """Whether spiking weights leave their lowest integer out, so that those of 2 bits are ternary."""
     held_out: float = 0.05
     """Share of the episodes kept from training, for the validation loss."""
     seed: int = 0
@@ -145,6 +147,10 @@ class TrainConfig:
         require(
             self.inference == "stream" or self.quant_steps == 0,
             "the integer network streams; set inference to stream, or quant_steps to 0",
+        )
+        require(
+            self.quant_steps > 0 or not self.symmetric_weights,
+            "symmetric_weights is about the integers of the quantised phase; set quant_steps, or leave it out",
         )
         require(self.norm != "tdln" or self.quant_steps == 0, "layer norm has no integer form; set quant_steps to 0")
         for name in ("norm_freeze", "row_cost"):

@@ -22,13 +22,12 @@ from tqdm import tqdm
 from model import files
 from model.data import offline
 from model.data.offline import Episodes, Normaliser, Windows
-from model.integer.fold import quantise
 from model.network.baselines import Baseline
 from model.network.network import Network, Record
 from model.network.norm import mixing, set_frozen, set_mixing
 from model.training.augment import Augmentation
 from model.training.board import TensorBoard
-from model.training.checkpoint import Checkpoint, CheckpointError, build, input_scale
+from model.training.checkpoint import Checkpoint, CheckpointError, build, integers
 from model.training.config import ConfigError, TrainConfig
 from model.training.row_cost import share_of_rows
 
@@ -239,8 +238,7 @@ class Trainer:
             self._finish()
             if self.phase == "quant" or self.config.quant_steps == 0:
                 break
-            scale = input_scale(self.config, self.inputs, self.actions)
-            self._enter(quantise(self.outcome.cpu(), scale, self.config.fraction_bits))
+            self._enter(integers(self.outcome.cpu(), self.config, self.inputs, self.actions))
             self.phase, self.step = "quant", 0
 
     def _plan(self) -> tuple[int, float]:
