@@ -128,9 +128,9 @@ def rows(cards: Iterable[Card]) -> Iterable[tuple[str, ...]]:
         )
 
 
-def table(cards: Iterable[Card]) -> str:
-    """Return the table as Markdown, its columns aligned."""
-    lines = list(rows(cards))
+def aligned(rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a table as Markdown, its columns aligned. rows : the heading first."""
+    lines = list(rows)
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     lines.insert(1, tuple("-" * width for width in widths))
     return "\n".join(f"| {' | '.join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))} |" for line in lines)
@@ -146,7 +146,7 @@ def page(cards: Iterable[Card]) -> str:
         "* Rows: weight rows of inputs that spike, mean, of all that the network has.\n"
         "* Cycles (median, range) and action words: on the simulated circuit, by `python -m sim.policies`. Nothing was "
         "measured on a board.\n\n"
-        f"{table(cards)}\n"
+        f"{aligned(rows(cards))}\n"
     )
 
 
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write(options.markdown, page(cards))
     except (ArtifactError, MeasuredError, OSError) as error:
         return ended(error)
-    print(table(cards))  # noqa: T201
+    print(aligned(rows(cards)))  # noqa: T201
     return 0
 
 

@@ -71,6 +71,7 @@ ALLOWED = {
     "sim.faults": {"tqdm", "sim", "hw", "model.deployed.geometry"},
     "sim.policies": {"tqdm", "sim.flight", "host"}
     | {f"model.{n}" for n in ("command", "deployed", "files", "policies")},
+    "sim.attentions": {"hw", "model"},
     "sim.table": {"sim.bench", "model.deployed", "model.policies"},
     # the PyTorch reference, and what measures it
     **{key: {"numpy", "torch", "tqdm", "sim", "hw", "host", "model"} for key in ("sim.reference", "sim.bench")},
