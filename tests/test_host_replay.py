@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Recorded episodes through a circuit, the self-test and the bench."""
 
+import contextlib
 import dataclasses
 import json
 import re
+import time
 
 import numpy as np
 import pytest
@@ -229,8 +231,16 @@ def test_the_bench_times_every_bus_that_is_here(tmp_path, capsys):
     rows = json.loads(result.read_text())["us"]
     assert list(rows) == ["memory, compiled", "memory, Python", "golden", "verilated", "verilated, loopback"]
     assert set(rows["golden"]) == {"total", "host", "bus"}
-    assert set(rows["verilated, loopback"]) == {"total", "host", "bus", "network", "device", "echo"}
+    assert set(rows["verilated, loopback"]) == {"total", "host", "bus", "network", "device", "echo", "held echo"}
     for parts in rows.values():
         for spread in parts.values():
             assert 0 < spread["p50"] <= spread["p99"] <= spread["max"]
     assert "a bare TCP echo of the same sizes" in capsys.readouterr().out
+
+
+def test_what_an_echo_computes_is_no_part_of_its_way():
+    with contextlib.closing(bench.Echo(26, 84)) as echo:
+        start = time.perf_counter()
+        way = echo.seconds(20_000_000)
+        assert 0 < way <= time.perf_counter() - start - 0.02
+        assert echo.seconds() > 0
