@@ -27,7 +27,21 @@ from model.data.tasks import find
 from model.deployed.presets import PRESETS, preset
 from model.files import ready, write
 from model.scores.cells import SENTENCES, commit, versions
-from model.studies import bits, dropout, entropy, expert, field, norms, position, rates, recipe, rows, streaming, window
+from model.studies import (
+    bits,
+    convergence,
+    dropout,
+    entropy,
+    expert,
+    field,
+    norms,
+    position,
+    rates,
+    recipe,
+    rows,
+    streaming,
+    window,
+)
 from model.studies.plots import draw
 from model.studies.runs import Bench, Budget, Row, Study, summed_up
 
@@ -47,6 +61,7 @@ STUDIES: dict[str, Study] = {
         rates.STUDY,
         dropout.STUDY,
         expert.STUDY,
+        convergence.STUDY,
     )
 }
 """Every study by name."""

@@ -12,7 +12,8 @@ from host.accelerator import Accelerator
 from host.verilated import VerilatedBus, library
 from hw.generate import TOP, verilog
 from model.deployed.geometry import Geometry
-from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LRF, ODD, TINY
+from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LRF, ODD, PRESETS, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from sim.build import kept_text, run_bench, say, simulation
 from sim.reference import Reference
@@ -26,6 +27,11 @@ OTHERS = {
     TINY_LRF: "TINY LRF-Dyn",
     ODD_LRF: "ODD LRF-Dyn, ungated",
 }
+MILLION = {
+    **dict.fromkeys(("HOPPER_Z2", "HOPPER_Z2_SSSA", "HOPPER_Z2_TSSA", "HOPPER_Z2_LRF"), 20000),
+    **{"CLASSIC": 120_000, "ODD": 300_000, "TINY": 500_000},
+}
+"""Preset -> decisions; the smaller a circuit, the more of them take a minute."""
 NAMES = {TINY: "TINY", ODD: "ODD", HOPPER_Z2: "HOPPER_Z2", HOPPER_Z2_LRF: "HOPPER_Z2_LRF"} | OTHERS
 
 
@@ -93,5 +99,35 @@ def test_a_hundred_thousand_decisions(geometry: Geometry, decisions: int) -> Non
         say(f"{NAMES[geometry]}: {compared} decisions equal")
     assert compared == decisions
     assert len(distinct) > 0.9 * decisions
+    assert circuit.status() == set()
+    bus.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_million_decisions_over_the_presets(name: str) -> None:
+    """Random policies on the circuit, action words and signatures as the golden network's, 500 decisions at a time."""
+    assert sum(MILLION.values()) == 1_000_000
+    geometry, batch, policies = PRESETS[name], 500, 10
+    bus = VerilatedBus(library(geometry, say))
+    circuit, compared, distinct = Accelerator(bus, geometry), 0, set()
+    for seed in range(policies):
+        policy = random_policy(geometry, 7000 + seed)
+        circuit.load(policy)
+        golden = GoldenNetwork(policy)
+        for part in range(MILLION[name] // policies // batch):
+            tokens = random_tokens(policy, batch, 1000 * seed + part)
+            if part % 3 == 0:  # others go on where the last ones stopped
+                circuit.new_episode()
+                golden.reset()
+            trace = golden.decide_all(tokens)
+            found = circuit.decide_all(tokens)
+            np.testing.assert_array_equal([record.decision.words for record in found], trace.action)
+            np.testing.assert_array_equal([record.signatures for record in found], np.transpose(trace.signatures))
+            compared += len(found)
+            distinct.update(tuple(record.signatures) for record in found)
+        say(f"{name}: {compared} decisions equal")
+    assert compared == MILLION[name]
+    assert len(distinct) > 0.5 * compared
     assert circuit.status() == set()
     bus.close()
