@@ -75,7 +75,7 @@ def code_error(code: str, steps: int) -> float | None:
 def spread(code: str, x: Floats, steps: int) -> Floats:
     """Return the second moments [inputs, inputs] of what a code stands for, over samples x [samples, inputs].
 
-    Exact: chance adds its variance, x (1 - x) / T, to the diagonal (theorem 4).
+    Exact: chance adds its variance, x (1 - x) / T, to the diagonal (theorem 6).
     """
     if code == "random rate":
         return x.T @ x / len(x) + np.diag((x * (1 - x)).mean(0)) / steps
@@ -84,14 +84,14 @@ def spread(code: str, x: Floats, steps: int) -> Floats:
 
 
 def fixed_point(code: str, x: Floats, w: Floats, steps: int) -> Floats:
-    """Return the W_SNN [outputs, inputs] of least squared error against the outputs w x (theorem 4)."""
+    """Return the W_SNN [outputs, inputs] of least squared error against the outputs w x (theorem 6)."""
     seen = x if code == "random rate" else CODES[code](x, steps, np.random.default_rng(0))[0]
     crossed = w @ (x.T @ seen) / len(x)
     return crossed @ np.linalg.pinv(spread(code, x, steps), hermitian=True)
 
 
 def floor_bound(code: str, x: Floats, steps: int) -> float | None:
-    """Return the most that the fixed point is off W_ANN, as a share of it (theorem 4); None where it is not unique."""
+    """Return the most that the fixed point is off W_ANN, as a share of it (theorem 6); None where it is not unique."""
     least = float(np.linalg.eigvalsh(spread(code, x, steps))[0])
     if least < SINGULAR:
         return None
@@ -104,7 +104,7 @@ def floor_bound(code: str, x: Floats, steps: int) -> float | None:
 def learn(code: str, x: Floats, w: Floats, steps: int, rng: np.random.Generator) -> tuple[list[tuple[int, float]], Row]:
     """Learn w [outputs, inputs] from spikes by stochastic gradient descent, from zero.
 
-    Returns (update, squared distance to the fixed point) as it falls, and what theorem 5 needs: rate, `kept` (factor of
+    Returns (update, squared distance to the fixed point) as it falls, and what theorem 7 needs: rate, `kept` (factor of
     the squared distance per update), `noise` (what of it stays), `start` (what it begins at).
     """
     best, moments = fixed_point(code, x, w, steps), spread(code, x, steps)
@@ -127,7 +127,7 @@ def learn(code: str, x: Floats, w: Floats, steps: int, rng: np.random.Generator)
 
 
 def bounded(facts: Row, update: int, size: float) -> float | None:
-    """Return theorem 5's bound of the distance after so many updates, as a share of the root of `size`.
+    """Return theorem 7's bound of the distance after so many updates, as a share of the root of `size`.
 
     None where the inputs do not tell all weights apart.
     """
@@ -137,7 +137,7 @@ def bounded(facts: Row, update: int, size: float) -> float | None:
 
 
 def two_layers(code: str, x: Floats, steps: int, rng: np.random.Generator) -> Row:
-    """Replace the clipped ReLUs of a random network by spiking neurons, its weights kept: error, and theorem 6's bound.
+    """Replace the clipped ReLUs of a random network by spiking neurons, its weights kept: error, and theorem 5's bound.
 
     The hidden neurons' currents are real numbers, constant over the steps.
     """
