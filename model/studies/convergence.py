@@ -254,16 +254,6 @@ STUDY = Study(
     measure,
     draw,
     keys=("inputs", "code", "steps"),
-    values=(
-        "spikes",
-        "largest",
-        "bound",
-        "floor",
-        "floor_bound",
-        "distance",
-        "distance_bound",
-        "hidden_largest",
-        "hidden_bound",
-    ),
+    values=("spikes", "largest", "bound", "floor", "floor_bound", "hidden_largest", "hidden_bound"),
     size=(10.5, 8.0),
 )
