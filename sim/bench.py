@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Benchmark of the shipped policy on the simulated circuit: cycles, their lower bound, and PyTorch beside them."""
+"""Benchmark of the shipped policy on the simulated circuit: cycles, their bound, CPU time, and PyTorch beside them."""
 
 import argparse
 import json
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from host.check import Difference, GoldenCheck
 from host.environment import UnsuitableEnvironment
 from host.episode import Episode, fly
 from host.verilated import BuildError
@@ -28,6 +29,31 @@ WINDOW_TOKENS = 20
 """Tokens the PyTorch model recomputes per decision without a spike cache: the authors' context."""
 
 TORCH_RUNS = 200
+
+PARTS = ("circuit", "check", "environment", "host")
+"""Where the CPU time of a checked episode goes; host is the rest: agent, record, loop."""
+
+
+class CpuTime:
+    """CPU seconds that calls took, by part."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+
+    def watch(self, part: str, owner: object, *methods: str) -> None:
+        """Add to `part` what these methods of an object take from now on."""
+        for name in methods:
+            setattr(owner, name, self._timed(part, getattr(owner, name)))
+
+    def _timed(self, part: str, act: Callable[..., object]) -> Callable[..., object]:
+        def timed(*arguments: object, **options: object) -> object:
+            before, start = self.seconds[part], time.process_time()
+            try:
+                return act(*arguments, **options)
+            finally:  # one of a part's methods may call another
+                self.seconds[part] = before + time.process_time() - start
+
+        return timed
 
 
 def median_us(act: Callable[[], object]) -> float:
@@ -59,19 +85,23 @@ def torch_latency(policy: Policy, tokens: np.ndarray) -> dict[str, float]:
 
 
 def measure(policy: Policy, seed: int) -> dict[str, object]:
-    """Fly one episode on the simulated circuit, then replay it on the golden network for the bound.
+    """Fly one episode on the simulated circuit, every decision checked; its bound is that of the golden network's rows.
 
-    Raises `BuildError`, `UnsuitableEnvironment`; `RuntimeError` if an action is not the golden network's.
+    Raises `BuildError`, `UnsuitableEnvironment`; `Difference` if a decision is not the golden network's.
     """
     g = policy.geometry
-    episode = Episode(seed)
+    episode, cpu, check = Episode(seed), CpuTime(), GoldenCheck(policy)
+    cpu.watch("check", check, "add", "finish")
     with flight(policy) as ready, tqdm(desc="episode", unit="step", disable=None, leave=False) as bar:
+        cpu.watch("circuit", ready.accelerator, "decide", "signatures", "counters")
+        cpu.watch("environment", ready.environment, "step", "reset")
         bar.reset(ready.length)
-        fly(episode, *ready, None, lambda _: bar.update())
+        start = time.process_time()
+        fly(episode, *ready, check, lambda _: bar.update())
+        total = time.process_time() - start
+    cpu.seconds["host"] = total - sum(cpu.seconds.values())
 
     trace = GoldenNetwork(policy).decide_all(np.stack([step.token for step in episode.steps]))
-    if not np.array_equal(trace.action, np.stack([step.decision.words for step in episode.steps])):
-        raise RuntimeError("the circuit and the golden network part; run host/run_episode.py --check to see where")
     rows = zip(*trace.active_rows.values(), strict=True)
     bounds = [fetch_cycles(g, dict(zip(trace.active_rows, decision, strict=True))) for decision in rows]
     cycles = [step.decision.cycles for step in episode.steps]
@@ -89,15 +119,17 @@ def measure(policy: Policy, seed: int) -> dict[str, object]:
         "bound_median": statistics.median(bounds),
         "ratio_median": statistics.median(c / b for c, b in zip(cycles, bounds, strict=True)),
         "unit_cycles_median": units,
-        "decisions_per_s": episode.decisions_per_s,
+        "decisions_per_cpu_s": len(cycles) / total,
+        "cpu_us_per_decision": {part: 1e6 * seconds / len(cycles) for part, seconds in cpu.seconds.items()},
         **torch_latency(policy, np.stack([step.token for step in episode.steps])),
     }
 
 
 def table(result: dict[str, object], clock_mhz: float) -> str:
     """Return the result as lines of text."""
-    units = result["unit_cycles_median"]
+    units, parts = result["unit_cycles_median"], result["cpu_us_per_decision"]
     assert isinstance(units, dict)
+    assert isinstance(parts, dict)
     median = result["cycles_median"]
     assert isinstance(median, (int, float))
     rows = [
@@ -107,7 +139,8 @@ def table(result: dict[str, object], clock_mhz: float) -> str:
         ("lower bound, median", f"{result['bound_median']:,.0f}"),
         ("cycles over bound, median", f"{result['ratio_median']:.3f}"),
         *((f"  {unit.lower()}, median cycles", f"{cycles:g}") for unit, cycles in units.items()),
-        ("simulated decisions/s, episode loop", f"{result['decisions_per_s']:.0f}"),
+        ("checked decisions per second of CPU time", f"{result['decisions_per_cpu_s']:.0f}"),
+        *((f"  {part}, us of CPU time a decision", f"{us:,.0f}") for part, us in parts.items()),
         ("PyTorch, one token streamed", f"{result['torch_stream_us']:,.0f} us"),
         (f"PyTorch, {WINDOW_TOKENS}-token window", f"{result['torch_window_us']:,.0f} us"),
     ]
@@ -119,8 +152,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m sim.bench",
-        description="Fly an episode on the simulated circuit and print the cycles of its decisions, the lower bound of "
-        "the row fetches, their ratio, and the batch-1 latency of the PyTorch model on one thread, in one run.",
+        description="Fly an episode on the simulated circuit, every decision checked, and print the cycles of its "
+        "decisions, the lower bound of the row fetches, their ratio, where the CPU time goes, and the batch-1 latency "
+        "of the PyTorch model on one thread, in one run.",
     )
     parser.add_argument(
         "--policy",
@@ -134,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         result = measure(Policy.load(zoo.find(options.policy)), options.seed)
-    except (ArtifactError, BuildError, GeometryError, UnsuitableEnvironment, RuntimeError) as error:
+    except (ArtifactError, BuildError, Difference, GeometryError, UnsuitableEnvironment, RuntimeError) as error:
         print(f"sim.bench: {error}", file=sys.stderr)
         return 2
     print(table(result, options.clock_mhz))
