@@ -21,7 +21,7 @@ from host.board.bitstream import Bitstream
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
 from model.deployed.geometry import Geometry
-from model.deployed.presets import HOPPER_Z2, TINY, preset
+from model.deployed.presets import TINY, preset
 from tests.board_files import bit_file
 
 MANIFESTS = sorted(SHIPPED.glob("*/*.json"))
@@ -86,8 +86,8 @@ def test_the_page_has_a_shipped_bitstream_s_figures(manifest: Path) -> None:
 
 def test_the_page_says_whether_there_is_one() -> None:
     assert ("**The repository holds no bitstream yet**" in PAGE.read_text()) == (not MANIFESTS)
-    of_board = [json.loads(path.read_text()) for path in MANIFESTS if path.parent.name == "pynq-z2"]
-    assert all(facts["geometry_digest"] == HOPPER_Z2.digest for facts in of_board)
+    of_board = [json.loads(path.read_text())["name"] for path in MANIFESTS if path.parent.name == "pynq-z2"]
+    assert len(of_board) == len(set(of_board))  # a bitstream that is built anew takes the place of the old one
 
 
 @pytest.fixture
