@@ -10,7 +10,7 @@ from model import policies, study
 from model.deployed import zoo
 from model.deployed.artifact import Policy
 from model.scores.report import markdown
-from sim import table
+from sim import attentions, table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 
@@ -34,6 +34,15 @@ def test_results_are_of_the_shipped_policy_and_circuit(results, policy):
     assert results["bench.json"]["policy_digest"] == policy.digest
     for result in (results["bench.json"], results["report.json"], results["policies.json"][policy.digest]):
         assert result["geometry_digest"] == policy.geometry.digest
+
+
+def test_page_of_attentions_is_what_is_printed_of_the_shipped_policies() -> None:
+    rows = json.loads((table.RESULTS / "attentions.json").read_text())
+    assert (table.RESULTS / "attentions.md").read_text() == attentions.page(rows)
+    assert [row["attention"] for row in rows] == ["pssa", "sssa", "tssa", "lrf-dyn"]
+    for row in rows:
+        assert row["digest"] == Policy.load(zoo.find(row["policy"])).digest
+        assert not row["mismatches"]
 
 
 def test_page_of_policies_is_what_is_printed():
