@@ -83,6 +83,8 @@ def page(rows: Iterable[Row]) -> str:
         "# Attentions as circuits\n\n"
         "* Printed by `python -m sim.attentions --markdown docs/results/attentions.md`. One trained policy each, one "
         "training seed.\n"
+        "* The trainings differ in updates, windows an update and price on rows (`model.training.config.PRESETS`): this "
+        "compares\n  circuits and what they cost, not what an attention can learn.\n"
         "* Return, words, rows and cycles (median, range): on the simulated circuit, by `python -m sim.policies`. The "
         "float model's\n  return and, in brackets, its normalised score: by `python -m model.evaluate`.\n"
         f"* LUT, FF, BRAM36, DSP: yosys' estimate for the {DEVICES[FAMILY][0]}, before place and route, and the share "

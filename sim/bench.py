@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from host.check import Difference, GoldenCheck
+from host.check import GoldenCheck
 from host.environment import UnsuitableEnvironment
 from host.episode import Episode, fly
 from host.verilated import BuildError
@@ -168,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         result = measure(Policy.load(zoo.find(options.policy)), options.seed)
-    except (ArtifactError, BuildError, Difference, GeometryError, UnsuitableEnvironment, RuntimeError) as error:
+    except (ArtifactError, BuildError, GeometryError, UnsuitableEnvironment, RuntimeError) as error:
         print(f"sim.bench: {error}", file=sys.stderr)
         return 2
     print(table(result, options.clock_mhz))

@@ -26,7 +26,10 @@ SETTLED = 1024
 
 
 def thresholds(weight: Tensor, g: Geometry, largest: int = LARGEST_THRESHOLD, symmetric: bool = False) -> Tensor:
-    """Choose per channel the integer threshold N: the float threshold 0.5 is N units, so a unit is 0.5 / N."""
+    """Choose per channel the integer threshold N [channels]: the float threshold 0.5 is N units, so a unit is 0.5 / N.
+
+    weight [channels, inputs]; largest : N at most; symmetric : as in `fold.quantise`.
+    """
     candidates = torch.arange(1, min(largest, (1 << g.threshold_bits) - 1) + 1)
     return candidates[best_unit(weight, 2.0 * candidates, g.weight_bits, symmetric)]
 
