@@ -106,7 +106,10 @@ def window_verdict(module):
 
 
 def match_verdict(module):
-    """Decide for the first cycles, a layer and the beginning of the next: what lies in the pipeline cannot be told from outside."""
+    """Decide for the first cycles, a layer and the beginning of the next.
+
+    For all time there is no induction: what lies in the pipeline cannot be told from outside.
+    """
     design = Answers(module.MatchWindow(MATCH), False)
     return prove(design, design.ports, MATCH_CYCLES, "bmc")
 
