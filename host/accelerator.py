@@ -172,11 +172,11 @@ class Accelerator:
                 if preset.identifier == identifier:
                     raise AcceleratorError(
                         f"the circuit has geometry {name}, not the one asked for; they differ in "
-                        f"{_differences(preset, self.geometry)}; load the bitstream of the policy's geometry"
+                        f"{'; '.join(preset.differences(self.geometry))}; load the bitstream of that geometry"
                     )
             raise AcceleratorError(
                 f"the circuit's geometry 0x{identifier:08x} is not the one asked for, "
-                f"0x{self.geometry.identifier:08x}, nor a preset; load the bitstream of the policy's geometry"
+                f"0x{self.geometry.identifier:08x}, nor a preset; load the bitstream of that geometry"
             )
 
     # Policy
@@ -184,14 +184,10 @@ class Accelerator:
     def load(self, policy: "Policy") -> None:
         """Write a policy into the circuit, read all of it back and begin an episode.
 
-        Raises `AcceleratorError` if its geometry is another, or if a memory does not hold what was written.
+        Raises `ArtifactError` if it is no policy for this geometry (`Policy.on`), `AcceleratorError` if a memory does
+        not hold what was written.
         """
-        if policy.geometry != self.geometry:
-            raise AcceleratorError(
-                "the policy is of another geometry than the circuit (policy, circuit): "
-                f"{_differences(policy.geometry, self.geometry)}; use a policy or a circuit of the other's geometry"
-            )
-        self.load_image(pack(policy))
+        self.load_image(pack(policy.on(self.geometry)))
 
     def load_image(self, image: PolicyImage) -> None:
         """Write a packed policy of this geometry, read all of it back and begin an episode.
@@ -392,10 +388,6 @@ class Accelerator:
 
     def _clear_status(self) -> None:
         self.bus.write32(self._at["STATUS"], 0xFFFF_FFFF)
-
-
-def _differences(one: Geometry, other: Geometry) -> str:
-    return "; ".join(one.differences(other))
 
 
 def _crc(words: Words, section: Section) -> int:

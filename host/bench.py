@@ -24,7 +24,7 @@ from host.board.messages import REPLY, REQUEST, TOKEN_VARIABLE, ProtocolError
 from host.board.payloads import record_words
 from host.board.remote import RemoteAccelerator
 from host.bus import Bus, BusError, Places, Words
-from host.devices import add_device_options, open_device
+from host.devices import BOARD_S, DEFAULT_GEOMETRY, add_device_options, open_device
 from host.local import LocalError, open_simulated, read_geometry
 from hw.registers import WINDOW_BYTES, offsets
 from model.deployed.artifact import Policy, quantise_token
@@ -235,15 +235,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog="host: quantising and the driver. bus: words moved and awaited; a simulation computes meanwhile. "
         "network: the way to a server and back. device: cycles over --clock-mhz.",
     )
-    add_device_options(parser)
+    add_device_options(parser, BOARD_S)
     add = parser.add_argument
-    add("--geometry", default="HOPPER_Z2", help="preset or .json file, without a board (default: %(default)s)")
     add("--decisions", type=int, default=300, help="to time on each (default: %(default)s)")
     add("--clock-mhz", type=float, default=100.0, help="the circuit's clock (default: %(default)g)")
     add("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     if options.decisions < 2 or not options.clock_mhz > 0:
         parser.error("at least two decisions and a clock above 0 are needed")
+    if not options.board and options.geometry is None:
+        options.geometry = DEFAULT_GEOMETRY
     return options
 
 

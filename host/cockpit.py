@@ -55,9 +55,10 @@ def cockpit(
         if device.name == "board":
             note(f"deciding on {device.reason}")
         device.driver.load(policy)
+        there = policy.on(device.driver.geometry)
         agent = Agent(device.driver, policy, environment.action_space, target)
         scrubber = None
         if options.scrub:
             assert isinstance(device.driver, Accelerator)  # the command line refuses a board server
-            scrubber = Scrubber(device.driver, pack(policy), options.scrub)
-        yield Cockpit(environment, device, agent, GoldenCheck(policy) if options.check else None, scrubber)
+            scrubber = Scrubber(device.driver, pack(there), options.scrub)
+        yield Cockpit(environment, device, agent, GoldenCheck(there) if options.check else None, scrubber)

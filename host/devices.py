@@ -12,8 +12,15 @@ from host.board.messages import parse_address, read_token
 from host.board.rails import Rails, open_rails
 from host.board.remote import RemoteAccelerator
 from host.board.temperature import read_temperature
-from host.local import add_board_options, open_local
+from host.local import LocalError, add_board_options, open_local, read_geometry
 from model.deployed.geometry import Geometry
+
+DEFAULT_GEOMETRY = "HOPPER_Z2"
+"""Of a circuit without a board, where no policy says another."""
+
+POLICY_S = "the policy's, or what a board shows"
+BOARD_S = f"what a board shows; without a board {DEFAULT_GEOMETRY}"
+"""For people: whose geometry a device has where a command loads a given policy, and where it draws its own."""
 
 HERE = "here"
 """What --board without a host stands for."""
@@ -50,8 +57,8 @@ class Device:
         }
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """Add which circuit decides."""
+def add_device_options(parser: argparse.ArgumentParser, geometry: str) -> None:
+    """Add which circuit decides. geometry : for people, which geometry it has unless --geometry says so."""
     add = parser.add_argument
     add(
         "--device",
@@ -66,6 +73,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         metavar="HOST[:PORT]",
         help="the circuit of the board this runs on, or of the board server at HOST",
     )
+    add("--geometry", help=f"preset or .json file: the circuit's (default: {geometry})")
     add("--token-file", type=Path, help="shared token of the board server, mode 600 (default: SPIKELOOP_TOKEN)")
     add_board_options(parser)
 
@@ -75,20 +83,26 @@ def device_name(options: argparse.Namespace) -> str:
     return "board" if options.board else str(options.device)
 
 
-def open_device(options: argparse.Namespace, geometry: Geometry | None, note: Callable[[str], None]) -> Device:
+def open_device(options: argparse.Namespace, policy: Geometry | None, note: Callable[[str], None]) -> Device:
     """Open the circuit that the options of `add_device_options` name.
 
-    geometry : what it must be; None takes what a board shows, or the options' --geometry.
+    policy : geometry of the policy to come, which a circuit without a board has unless --geometry names another.
     Raises `LocalError`, `BusError`, `AcceleratorError` or `GeometryError`, each with a sentence for the user.
     """
     name = device_name(options)
     if options.board and options.board != HERE:
         address = parse_address(options.board)
         remote = RemoteAccelerator(address, read_token(options.token_file), note)
+        if options.geometry and (different := read_geometry(options.geometry).differences(remote.geometry)):
+            remote.close()
+            raise LocalError(
+                f"the board server's circuit is not the one that --geometry names (named, there): "
+                f"{'; '.join(different)}; leave --geometry out"
+            )
         where, source = f"the board server at {address[0]}:{address[1]}", str(remote.facts.get("rails", "none"))
         rails = Rails(source, f"as {where} reads them" if source != "none" else f"{where} has no sensor", remote.power)
         return Device(remote, name, where, remote.facts, rails, remote.temperature, True)
-    local = open_local(argparse.Namespace(**{**vars(options), "device": name}), note, geometry)
+    local = open_local(argparse.Namespace(**{**vars(options), "device": name}), note, policy)
     if name == "board":
         return Device(local.accelerator, name, local.reason, local.facts, open_rails("auto"), read_temperature)
     none = Rails("none", f"the {name} device is no board; what draws power is this machine", list)

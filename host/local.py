@@ -62,16 +62,17 @@ def read_geometry(name: str) -> Geometry:
         raise GeometryError(f"the geometry file {name} cannot be read ({error.strerror})") from None
 
 
-def open_local(options: argparse.Namespace, note: Callable[[str], None], geometry: Geometry | None = None) -> Local:
+def open_local(options: argparse.Namespace, note: Callable[[str], None], policy: Geometry | None = None) -> Local:
     """Open the circuit that the options of `add_local_options` name.
 
-    geometry : what it must be; None takes the one that --geometry names or the board's register shows.
+    policy : geometry of the policy to come, if one does. The circuit's is the one that --geometry names, else what a
+    board's register shows, else the policy's.
     Raises `LocalError`, `BusError`, `AcceleratorError` or `GeometryError`.
     """
-    if geometry is None and getattr(options, "geometry", None):
-        geometry = read_geometry(options.geometry)
+    named = read_geometry(options.geometry) if options.geometry else None
     if options.device == "board":
-        return _open_board(options, note, geometry)
+        return _open_board(options, note, named, policy)
+    geometry = named or policy
     if geometry is None:
         raise LocalError(f"--device {options.device} needs a --geometry, such as HOPPER_Z2")
     bus = open_simulated(options.device, geometry, note)
@@ -98,7 +99,9 @@ def open_simulated(device: str, geometry: Geometry, note: Callable[[str], None])
         raise LocalError(str(error)) from None
 
 
-def _open_board(options: argparse.Namespace, note: Callable[[str], None], geometry: Geometry | None) -> Local:
+def _open_board(
+    options: argparse.Namespace, note: Callable[[str], None], named: Geometry | None, policy: Geometry | None
+) -> Local:
     bitstream = Bitstream.read(options.bitstream) if options.bitstream else None
     opened = open_board(options.bus, bitstream, note)
     try:
@@ -109,9 +112,8 @@ def _open_board(options: argparse.Namespace, note: Callable[[str], None], geomet
                 f"the circuit shows geometry 0x{shown:08x}, the manifest of {bitstream.path} "
                 f"0x{bitstream.geometry.identifier:08x}; another bitstream is loaded"
             )
-        if geometry is None:
-            known = [*([bitstream.geometry] if bitstream else []), *PRESETS.values()]
-            geometry = next((g for g in known if g.identifier == shown), TINY)
+        known = [g for g in (bitstream and bitstream.geometry, policy, *PRESETS.values()) if g]
+        geometry = named or next((g for g in known if g.identifier == shown), policy or TINY)
         accelerator = BoardAccelerator(opened.bus, geometry, bitstream)
     except BaseException:
         opened.bus.close()

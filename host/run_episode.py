@@ -27,7 +27,7 @@ try:
     from host.bus import BusError
     from host.check import Difference
     from host.cockpit import Cockpit, cockpit
-    from host.devices import HERE, add_device_options, device_name, open_device
+    from host.devices import HERE, POLICY_S, add_device_options, device_name, open_device
     from host.environment import UnsuitableEnvironment
     from host.episode import Episode, fly
     from host.local import LocalError
@@ -114,7 +114,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description="Fly episodes of an environment with the circuit in the loop.")
     add = parser.add_argument
-    add_device_options(parser)
+    add_device_options(parser, POLICY_S)
     add(
         "--policy",
         default=zoo.DEFAULT,
@@ -206,6 +206,7 @@ class Run:
         self.target = self.policy.target_return if options.target_return is None else options.target_return
         self.power = read_power_result(options.power, self.policy.digest) if options.power else None
         self.episodes: list[Episode] = []
+        self.circuit = self.policy.geometry  # until a device is open
         self.board: dict[str, Any] | None = None
         self.folder: Path | None = None
         self.films: list[Video | Gif] = []
@@ -220,6 +221,7 @@ class Run:
             no_renderer()
         with contextlib.ExitStack() as at_end:
             ready = at_end.enter_context(cockpit(options, self.policy, self.name, self.target, say, filming))
+            self.circuit = ready.device.driver.geometry
             self.board = ready.device.board_facts(ready.device.driver.clock_mhz)
             self.folder = new_folder(options.out)
             table = StepTable(self.folder / "steps.csv", self.policy)
@@ -296,6 +298,7 @@ class Run:
         options = self.options
         summary = {
             **summarise(flown, self.policy, self.name, self.target, device_name(options), interrupted),
+            "circuit_geometry_digest": self.circuit.digest,
             "board": self.board,
             "power": in_short(self.power) if self.power else None,
         }
@@ -329,7 +332,13 @@ def replay_recorded(options: argparse.Namespace) -> int:
         say(f"interrupted after {result.decisions} decisions; what follows is of them")
     finally:
         device.driver.close()
-    found = {**result.summary(), "device": device.name, "policy_digest": policy.digest, "interrupted": interrupted}
+    found = {
+        **result.summary(),
+        "device": device.name,
+        "policy_digest": policy.digest,
+        "circuit_geometry_digest": device.driver.geometry.digest,
+        "interrupted": interrupted,
+    }
     cycles = found["cycles_median"]
     took = "" if cycles is None else f", {cycles:,.0f} cycles ({cycles / options.clock_mhz:.1f} µs) a decision"
     print(

@@ -12,15 +12,13 @@ import numpy as np
 
 from host.accelerator import Accelerator, AcceleratorError, Counters, Driver
 from host.bus import BusError
-from host.devices import add_device_options, open_device
+from host.devices import BOARD_S, DEFAULT_GEOMETRY, add_device_options, open_device
 from host.golden_device import layer_rows
 from host.local import LocalError
 from hw.registers import ROW_UNITS, UNITS, offsets
 from model.deployed.geometry import Geometry, GeometryError
 from model.deployed.golden import GoldenNetwork
 from model.deployed.random_policy import random_policy, random_tokens
-
-DEFAULT_GEOMETRY = "HOPPER_Z2"
 
 
 class SelftestError(RuntimeError):
@@ -99,9 +97,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description="Load random policies into a circuit and compare every decision with the golden network: action "
         "words, signatures and counters, bit for bit. It replaces whatever policy is loaded.",
     )
-    add_device_options(parser)
+    add_device_options(parser, BOARD_S)
     add = parser.add_argument
-    add("--geometry", help=f"preset or .json file (default: the board's own; without a board {DEFAULT_GEOMETRY})")
     add("--policies", type=int, default=4, help="how many to draw (default: %(default)s)")
     add("--decisions", type=int, default=100, help="of each (default: %(default)s)")
     add("--json", type=Path, help="also write the result to this file")

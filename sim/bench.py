@@ -16,6 +16,7 @@ from tqdm import tqdm
 from host.check import GoldenCheck
 from host.environment import UnsuitableEnvironment
 from host.episode import Episode, fly
+from host.local import read_geometry
 from host.verilated import BuildError
 from hw.registers import UNITS
 from model.deployed import zoo
@@ -84,9 +85,10 @@ def torch_latency(policy: Policy, tokens: np.ndarray) -> dict[str, float]:
         }
 
 
-def measure(policy: Policy, seed: int) -> dict[str, object]:
+def measure(policy: Policy, digest: str, seed: int) -> dict[str, object]:
     """Fly one episode on the simulated circuit, every decision checked; its bound is that of the golden network's rows.
 
+    policy : on the circuit's geometry. digest : of the artifact it came from.
     Raises `BuildError`, `UnsuitableEnvironment`; `Difference` if a decision is not the golden network's.
     """
     g = policy.geometry
@@ -107,7 +109,7 @@ def measure(policy: Policy, seed: int) -> dict[str, object]:
     cycles = [step.decision.cycles for step in episode.steps]
     units = {u: statistics.median(step.counters.unit_cycles[u] for step in episode.steps) for u in UNITS}
     return {
-        "policy_digest": policy.digest,
+        "policy_digest": digest,
         "geometry_digest": g.digest,
         "environment": policy.environment,
         "seed": seed,
@@ -162,12 +164,15 @@ def main(arguments: list[str] | None = None) -> int:
         metavar="NAME|FILE",
         help=f"artifact, or a shipped policy: {zoo.listing()} (default: %(default)s)",
     )
+    parser.add_argument("--geometry", help="preset or .json file: the circuit's (default: the policy's)")
     parser.add_argument("--seed", type=int, default=0, help="of the episode (default: %(default)s)")
     parser.add_argument("--clock-mhz", type=float, default=100.0, help="for the microseconds (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE too")
     options = parser.parse_args(arguments)
     try:
-        result = measure(Policy.load(zoo.find(options.policy)), options.seed)
+        policy = Policy.load(zoo.find(options.policy))
+        there = policy.on(read_geometry(options.geometry)) if options.geometry else policy
+        result = measure(there, policy.digest, options.seed)
     except (ArtifactError, BuildError, GeometryError, UnsuitableEnvironment, RuntimeError) as error:
         print(f"sim.bench: {error}", file=sys.stderr)
         return 2

@@ -9,10 +9,13 @@ import pytest
 from host.accelerator import Accelerator, AcceleratorError
 from host.bus import BusError, BusTimeout
 from host.golden_device import GoldenBus
+from host.policy_image import pack
 from hw.memory_map import memory_map
 from hw.registers import MAGIC, PAGE_OFFSET, field_mask, offsets, register_table
+from model.deployed.artifact import ArtifactError
+from model.deployed.geometry import CIRCUIT_CHOICES, Geometry
 from model.deployed.golden import GoldenNetwork
-from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_SSSA, HOPPER_Z2_TSSA, ODD, PRESETS, TINY
+from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LEAN, HOPPER_Z2_SSSA, HOPPER_Z2_TSSA, ODD, PRESETS, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 
 GEOMETRIES = PRESETS | {
@@ -215,14 +218,56 @@ def test_an_unknown_geometry_is_refused():
 
 def test_a_policy_of_another_geometry_is_refused():
     accelerator = Accelerator(GoldenBus(TINY), TINY)
-    with pytest.raises(AcceleratorError, match=r"another geometry.*layers: 3, 2; window: 5, 4"):
-        accelerator.load(random_policy(dataclasses.replace(TINY, layers=3, window=5), 0))
+    with pytest.raises(ArtifactError, match=r"another geometry.*: layers: 3, 2; window: 5, 4; use"):
+        accelerator.load(random_policy(dataclasses.replace(TINY, layers=3, window=5, group=16), 0))
+
+
+WIDE = {"rows_per_cycle": 4, "group": 2}
+
+
+@pytest.mark.parametrize("geometry", [TINY, ODD, TINY.with_attention("tssa"), TINY.with_attention("lrf-dyn")])
+def test_a_policy_decides_the_same_on_a_circuit_of_other_rows_and_groups(geometry):
+    policy = random_policy(geometry, 3, 4, 2)
+    circuit = dataclasses.replace(geometry, **WIDE)
+    accelerator = Accelerator(GoldenBus(circuit), circuit)
+    accelerator.load(policy)
+    one, there = GoldenNetwork(policy), GoldenNetwork(policy.on(circuit))
+    signed = set()
+    for token in random_tokens(policy, 3 * geometry.reach + 2, 1):
+        decision, trace = accelerator.decide(token), one.decide(token)
+        np.testing.assert_array_equal(decision.words, trace.action)
+        np.testing.assert_array_equal(accelerator.probe_residual(), trace.membranes[-1])
+        assert accelerator.counters().saturations == trace.saturations
+        assert accelerator.signatures() == there.decide(token).signatures
+        signed.add(accelerator.signatures() == trace.signatures)
+    assert signed == {False}  # a group more or less is another order of the same words
+
+
+def test_what_is_packed_for_another_circuit_lies_elsewhere():
+    policy = random_policy(TINY, 0)
+    here, there = pack(policy), pack(policy.on(dataclasses.replace(TINY, **WIDE)))
+    assert here.registers == there.registers
+    assert {name for name in here.sections if here.sections[name].tolist() != there.sections[name].tolist()} == {
+        *("taps", "channels", "embed", "head")
+    }
+
+
+def test_the_choices_of_the_circuit_are_fields_and_no_others_are_forgiven():
+    fields = {field.name for field in dataclasses.fields(Geometry)}
+    assert set(CIRCUIT_CHOICES) < fields
+    policy = random_policy(HOPPER_Z2_LEAN, 0, 5, 2)
+    for name in fields - set(CIRCUIT_CHOICES) - {"gate", "dendrites", "heads", "attention"}:
+        value = getattr(HOPPER_Z2_LEAN, name)
+        circuit = dataclasses.replace(HOPPER_Z2_LEAN, **{name: value // 2})
+        with pytest.raises(ArtifactError, match=rf"another geometry than the circuit .*: {name}: {value}, \d+; use"):
+            policy.on(circuit)
+    assert policy.on(HOPPER_Z2).geometry == HOPPER_Z2
 
 
 def test_another_attention_is_refused_in_words():
     with pytest.raises(AcceleratorError, match=r"geometry HOPPER_Z2, .* differ in attention: pssa, tssa; load"):
         Accelerator(GoldenBus(HOPPER_Z2), HOPPER_Z2_TSSA)
-    with pytest.raises(AcceleratorError, match=r"another geometry .*: attention: sssa, tssa; use a policy"):
+    with pytest.raises(ArtifactError, match=r"another geometry .*: attention: sssa, tssa; use a policy"):
         Accelerator(GoldenBus(HOPPER_Z2_TSSA), HOPPER_Z2_TSSA).load(random_policy(HOPPER_Z2_SSSA, 0))
 
 

@@ -93,12 +93,7 @@ class RemoteAccelerator:
 
     def load(self, policy: "Policy") -> None:
         """Send a policy; the board writes it, reads it back and begins an episode."""
-        if policy.geometry != self.geometry:
-            raise AcceleratorError(
-                "the policy is of another geometry than the board's circuit (policy, circuit): "
-                f"{'; '.join(policy.geometry.differences(self.geometry))}; use a policy or bitstream of the other's"
-            )
-        self._ask(messages.LOAD, encode_image(self.geometry, pack(policy)), LOAD_S)
+        self._ask(messages.LOAD, encode_image(self.geometry, pack(policy.on(self.geometry))), LOAD_S)
         self._inputs, self._actions, self._last = policy.input_size, policy.action_size, None
 
     def new_episode(self) -> None:

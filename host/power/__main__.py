@@ -14,7 +14,7 @@ from host.accelerator import AcceleratorError
 from host.board.rails import MeterError
 from host.board.temperature import read_temperature
 from host.bus import BusError
-from host.devices import Device, add_device_options, open_device
+from host.devices import POLICY_S, Device, add_device_options, open_device
 from host.local import LocalError
 from host.power.figures import rail_figures, rate_figures
 from host.power.files import ReadingTable
@@ -49,7 +49,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         epilog="Figures are called measured only where a sensor was read. docs/boards.md says how to wire an external "
         "meter and what its lines look like.",
     )
-    add_device_options(parser)
+    add_device_options(parser, POLICY_S)
     add = parser.add_argument
     add("--cpu", action="store_true", help="no circuit: the golden network decides on this machine's processor")
     add(
@@ -173,6 +173,7 @@ class Measurement:
             "states": self.subject and self.subject.meanings,
             "policy_digest": self.policy.digest,
             "geometry_digest": self.policy.geometry.digest,
+            "circuit_geometry_digest": self.device.driver.geometry.digest if self.device else None,
             "order": ORDER,
             "rounds": len(rounds),
             "rounds_asked": self.plan.rounds,

@@ -2,6 +2,7 @@
 """The policy artifact: one safetensors file with integers, normalisation, provenance and a digest over all of it."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.deployed.geometry import Geometry, GeometryError
+from model.deployed.geometry import CIRCUIT_CHOICES, Geometry, GeometryError
 
 FORMAT = "spikeloop-policy-1"
 ACTION_SCALE = 1 << 15
@@ -156,6 +157,18 @@ class Policy:
     def delayed(self) -> bool:
         """Whether it was trained with all reward at the end of an episode: its return-to-go then stays as asked."""
         return bool(self.provenance.get("config", {}).get("delayed"))
+
+    def on(self, circuit: Geometry) -> "Policy":
+        """Return the policy as a circuit of another geometry runs it: the same integers, packed for that one.
+
+        Raises `ArtifactError` unless the two differ in `CIRCUIT_CHOICES` alone.
+        """
+        if different := self.geometry.differences(circuit, but=CIRCUIT_CHOICES):
+            raise ArtifactError(
+                f"the policy is of another geometry than the circuit (policy, circuit): {'; '.join(different)}; "
+                "use a policy or a circuit of the other's geometry"
+            )
+        return dataclasses.replace(self, geometry=circuit)
 
     def score(self, kind: str) -> dict[str, Any] | None:
         """Return the first score inside of a kind of network, "float" or "quantised" (`model.evaluate`), or None."""

@@ -21,6 +21,10 @@ ATTENTIONS = ("pssa", "sssa", "tssa", "lrf-ssa", "lrf-dyn")
 CIRCUITS = ("pssa", "sssa", "tssa", "lrf-dyn")
 """Those of them that a circuit computes."""
 
+CIRCUIT_CHOICES = ("rows_per_cycle", "group")
+"""Fields of `Geometry` that are the circuit's alone: how many rows and channels it takes at a time. They change cycles,
+places in memory and the order of a signature; a policy's integers and actions are the same whatever they are."""
+
 _DILATIONS = (3, 5)
 _MATCHING = ("sssa", "tssa", "lrf-ssa")
 _GOES_WITH = {"dendrites": ("lrf-dyn",), "gate": ("lrf-dyn",), "heads": _MATCHING}  # choice -> the attentions it is of
@@ -383,7 +387,9 @@ class Geometry:
             lacking.append("window")
         return dataclasses.replace(self, attention=attention, **{name: getattr(type(self), name) for name in lacking})
 
-    def differences(self, other: "Geometry") -> list[str]:
-        """Return 'field: mine, theirs' for every field that differs."""
+    def differences(self, other: "Geometry", but: tuple[str, ...] = ()) -> list[str]:
+        """Return 'field: mine, theirs' for every field that differs, those in `but` left out."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        return [f"{name}: {mine[name]}, {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+        return [
+            f"{name}: {mine[name]}, {theirs[name]}" for name in mine if name not in but and mine[name] != theirs[name]
+        ]

@@ -31,6 +31,9 @@ ODD = Geometry(
 HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3, rows_per_cycle=4)
 """What fits a PYNQ-Z2: Hopper, and any environment of at most 17 observations and 6 actions."""
 
+HOPPER_Z2_LEAN = dataclasses.replace(HOPPER_Z2, rows_per_cycle=1, group=8)
+"""The circuit of HOPPER_Z2's policies in half the place: one weight row a cycle, eight channels at a time."""
+
 HOPPER_Z2_SSSA = HOPPER_Z2.with_attention("sssa")
 """HOPPER_Z2 with attention by matches, in each SNN step alone."""
 
@@ -47,6 +50,7 @@ PRESETS = {
     "TINY": TINY,
     "ODD": ODD,
     "HOPPER_Z2": HOPPER_Z2,
+    "HOPPER_Z2_LEAN": HOPPER_Z2_LEAN,
     "HOPPER_Z2_SSSA": HOPPER_Z2_SSSA,
     "HOPPER_Z2_TSSA": HOPPER_Z2_TSSA,
     "HOPPER_Z2_LRF": HOPPER_Z2_LRF,
