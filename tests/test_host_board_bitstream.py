@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Bitstreams and their manifests, and the clock that is measured."""
 
+import argparse
 import dataclasses
 import hashlib
 import json
@@ -9,12 +10,17 @@ import time
 import numpy as np
 import pytest
 
+from host import local
 from host.accelerator import Accelerator, AcceleratorError
+from host.board import circuit
 from host.board.bitstream import Bitstream, BitstreamError, kernel_image, load_by_kernel
 from host.board.circuit import BoardAccelerator
+from host.board.zynq import Opened
 from host.golden_device import GoldenBus
 from hw.registers import offsets
-from model.deployed.presets import TINY
+from model.deployed.artifact import ArtifactError
+from model.deployed.golden import GoldenNetwork
+from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LEAN, ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from tests.board_files import PAYLOAD, bit_file, published, system
 
@@ -141,3 +147,26 @@ def test_the_clock_is_measured_before_anything_is_decided(bitstream, signed_off,
         accelerator.load(policy)
     with pytest.raises(AcceleratorError, match="no policy is loaded"):
         accelerator.decide(random_tokens(policy, 1, 0)[0])
+
+
+@pytest.mark.parametrize("loaded", [True, False], ids=["bitstream", "configured already"])
+def test_a_board_s_circuit_is_what_it_shows_and_takes_policies_of_its_network(bitstream, monkeypatch, loaded):
+    shown = dataclasses.replace(TINY, rows_per_cycle=2) if loaded else HOPPER_Z2_LEAN
+    file = dataclasses.replace(Bitstream.read(bitstream), geometry=shown)
+    monkeypatch.setattr(Bitstream, "read", lambda path: file)
+    monkeypatch.setattr(local, "open_board", lambda *_: Opened(Clocked(shown), "a stand-in", None))
+    options = argparse.Namespace(device="board", geometry=None, bus="auto", bitstream=bitstream if loaded else None)
+    policy = random_policy(TINY if loaded else HOPPER_Z2, 1, 4, 2)
+    opened = local.open_local(options, lambda line: None, policy.geometry)
+    assert opened.accelerator.geometry == shown
+    assert json.loads(opened.facts["geometry"])["rows_per_cycle"] == shown.rows_per_cycle
+    monkeypatch.setattr(circuit, "MEASURED_CYCLES", 3)
+    opened.accelerator.load(policy)
+    network = GoldenNetwork(policy)
+    for token in random_tokens(policy, 4, 0):
+        np.testing.assert_array_equal(opened.accelerator.decide(token).words, network.decide(token).action)
+    with pytest.raises(ArtifactError, match="another geometry than the circuit"):
+        opened.accelerator.load(random_policy(ODD, 1))
+    options.geometry = "TINY"  # then it must be that one
+    with pytest.raises(AcceleratorError, match="not the one asked for"):
+        local.open_local(options, lambda line: None, policy.geometry)

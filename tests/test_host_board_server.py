@@ -2,6 +2,7 @@
 """The board server over real sockets: what clients and broken connections get."""
 
 import contextlib
+import dataclasses
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from host.board import remote as remote_module
 from host.board import service as service_module
 from host.board.messages import REQUEST, ProtocolError
 from host.golden_device import GoldenBus
+from model.deployed.artifact import ArtifactError
 from model.deployed.golden import GoldenNetwork
 from model.deployed.presets import ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
@@ -85,11 +87,18 @@ def test_more_tokens_than_a_message_takes(board, monkeypatch):
         remote.decide_all(tokens)
 
 
+def test_a_server_s_circuit_takes_policies_of_its_network(board):
+    policy = random_policy(dataclasses.replace(TINY, rows_per_cycle=4, group=4), 1)
+    remote = client(board)
+    remote.load(policy)
+    decides_as_golden(remote, policy.on(TINY), GoldenNetwork(policy.on(TINY)), random_tokens(policy, 5, 0))
+
+
 def test_what_the_device_refuses_arrives_as_a_sentence(board):
     remote = client(board)
     with pytest.raises(AcceleratorError, match="no policy is loaded"):
         remote.decide(np.zeros(11, int))
-    with pytest.raises(AcceleratorError, match=r"another geometry than the board's circuit.*d_model"):
+    with pytest.raises(ArtifactError, match=r"another geometry than the circuit.*d_model"):
         remote.load(random_policy(ODD, 1))
     remote.load(random_policy(TINY, 1, 7, 3))
     with pytest.raises(AcceleratorError, match="14 components does not fit the loaded policy's 11"):

@@ -18,6 +18,7 @@ from gymnasium.spaces import Box, Dict
 
 from host import run_episode
 from host.golden_device import GoldenBus
+from model.deployed.geometry import Geometry
 from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy
 
@@ -118,6 +119,31 @@ def test_an_episode_is_reproducible(hopper, tmp_path):
         assert run_episode.main(["--device", "golden", "--policy", str(hopper), "--out", str(tmp_path / name)]) == 0
         tables.append((tmp_path / name / "steps.csv").read_text())
     assert tables[0] == tables[1]
+
+
+def test_an_episode_on_a_circuit_of_other_rows_and_groups(hopper, tmp_path):
+    circuit, tables, summaries = tmp_path / "wide.json", [], []
+    circuit.write_text(dataclasses.replace(TINY, rows_per_cycle=4, group=4).to_json())
+    for name, options in (("own", []), ("wide", ["--geometry", str(circuit)])):
+        out = tmp_path / name
+        arguments = ["--device", "golden", "--check", "--scrub", "40", "--policy", str(hopper), "--out", str(out)]
+        assert run_episode.main([*arguments, *options]) == 0
+        tables.append((out / "steps.csv").read_text())
+        summaries.append(json.loads((out / "episode.json").read_text()))
+    own, wide = summaries
+    assert tables[0] == tables[1]
+    assert own["policy_digest"] == wide["policy_digest"]
+    assert own["circuit_geometry_digest"] == TINY.digest == own["geometry_digest"] == wide["geometry_digest"]
+    assert wide["circuit_geometry_digest"] == Geometry.from_json(circuit.read_text()).digest
+    assert wide["checked_actions"] == 3 * wide["steps"] > 0
+
+
+def test_a_circuit_of_another_network_is_refused(hopper, capsys):
+    said = fails(capsys, "--device", "golden", "--policy", hopper, "--geometry", "ODD")
+    assert "another geometry than the circuit (policy, circuit): observation_size: 11, 5; action_size: 3, 2; " in said
+    assert "rows_per_cycle" not in said
+    assert "group" not in said
+    assert "unknown geometry 'SMALL'" in fails(capsys, "--policy", hopper, "--geometry", "SMALL")
 
 
 def test_ctrl_c_keeps_what_was_flown(tmp_path):
