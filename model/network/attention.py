@@ -7,6 +7,7 @@ ways that agree: over whole windows at once to train, and token by token with a 
 
 import functools
 from abc import ABC, abstractmethod
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,13 @@ class Rows:
         return x.unflatten(1, (self.batch, self.length))
 
 
+class State(Protocol):
+    """What an attention keeps of the past tokens of some episodes: a tensor [steps, batch, ...], or several."""
+
+    def index_select(self, dim: int, index: Tensor, /) -> "State":
+        """Return the state of these episodes only, an index [batch]; `dim` is 1, as of a tensor."""
+
+
 class Attention(nn.Module, ABC):
     """What an attention offers; `threshold` [d] is that of the neurons behind it.
 
@@ -63,12 +71,15 @@ class Attention(nn.Module, ABC):
         """Return the current of whole windows: spikes [steps, rows, d] -> [steps, rows, d]."""
 
     @abstractmethod
-    def begin(self, batch: int) -> Tensor:
-        """Return the state at the start of `batch` episodes, [steps, batch, ...]."""
+    def begin(self, batch: int) -> State:
+        """Return the state at the start of `batch` episodes."""
 
     @abstractmethod
-    def advance(self, key: Tensor, value: Tensor, query: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one token's spikes [steps, batch, d]; return its current [steps, batch, d] and the next state."""
+    def advance(self, key: Tensor, value: Tensor, query: Tensor | None, state: State) -> tuple[Tensor, State]:
+        """Take one token's spikes [steps, batch, d]; return its current [steps, batch, d] and the next state.
+
+        The state that was given is not to be used again.
+        """
 
 
 class PSSA(Attention):
