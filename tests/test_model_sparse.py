@@ -135,6 +135,13 @@ def test_padding_in_front_changes_nothing(structure: Structure) -> None:
     rows = Rows(real, BATCH, LENGTH + pad)
     padded = [torch.cat([torch.ones_like(x[:, :, :pad]), x], 2) for x in kvq]
     assert torch.equal(rows.spread(module(*(rows.pack(x) for x in padded), rows))[:, :, pad:], expected)
+    # of windows that are padded unequally, what is padding in all of them is not computed
+    real[0, : pad + 9] = False
+    rows = Rows(real, BATCH, LENGTH + pad)
+    assert (rows.trimmed.length, rows.length) == (LENGTH, LENGTH + pad)
+    current = rows.spread(module(*(rows.pack(x) for x in padded), rows))
+    assert torch.equal(current[:, 1, pad:], expected[:, 1])
+    assert torch.equal(current[:, 0, pad + 9 :], whole(module, [x[:, :, 9:] for x in kvq])[:, 0])
 
 
 def test_blocks_are_counted_from_a_first_token_that_is_there() -> None:

@@ -37,6 +37,17 @@ class Rows:
         age = torch.arange(len(first), device=first.device) - first
         return age.int() if torch.equal(position - position[first], age) else None
 
+    @functools.cached_property
+    def trimmed(self) -> "Rows":
+        """The same rows in shorter windows, without the columns in front that are padding in all of them."""
+        if self.index is None or not len(self.index):
+            return self
+        window, position = self.index // self.length, self.index % self.length
+        first = int(position.min())
+        rows = Rows(None, self.batch, self.length - first)
+        rows.index = window * rows.length + position - first
+        return rows
+
     def pack(self, x: Tensor) -> Tensor:
         """Take the real tokens: x [n, batch, length, c] -> [n, rows, c]."""
         flat = x.flatten(1, 2)

@@ -29,6 +29,7 @@ class Match(Attention):
 
     def forward(self, key: Tensor, value: Tensor, query: Tensor, rows: Rows) -> Tensor:
         """Match every token with those it looks at, as a masked matrix; padding has no spikes and never matches."""
+        rows = rows.trimmed
         k, v, q = (rows.spread(x) for x in (key, value, query))
         current = self._sum(self._counts(q, k) * self.looked(k, q, rows), v)
         if self.local is not None:
