@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Key to door: a corridor whose first step shows a key and whose last asks for it; nothing between tells which it was."""
+"""Key to door: a corridor whose beginning shows a key and whose end asks for it; nothing between tells which it was."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,12 +14,14 @@ WALK = 0
 """The action that goes a step on; the others, 1 to `doors`, open a door."""
 LENGTHS = (4, 1000)
 """Fewest and most tokens of an episode."""
+VIEW = 8
+"""The key is in view for one in this many of an episode's tokens, from the first on, at least for one."""
 WALLS = 3
 """Observation components that are 1 or -1 at random in every step: distractors."""
 
 
 class KeyToDoor(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """A key in the first of `length` observations, `doors` doors in the last one; the reward, 1, is for the key's door.
+    """A key in the first eighth of `length` observations, `doors` doors in the last one; the reward, 1, is for the key's.
 
     Observation: a component per key, 1 for the one shown; 1 where the doors are; the walls. To open a door before there
     is one ends the episode too, with nothing. So an agent that walks and guesses gets 1 / doors on average.
@@ -55,7 +57,7 @@ class KeyToDoor(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def _observation(self) -> NDArray[np.float32]:
         seen = np.zeros(self.doors + 1 + WALLS, np.float32)
-        seen[self.key] = self.place == 0
+        seen[self.key] = self.place < max(1, self.length // VIEW)
         seen[self.doors] = self.place == self.length - 1
         seen[self.doors + 1 :] = self.np_random.choice([-1.0, 1.0], WALLS)
         return seen
