@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Sparse matching: the pattern written out token by token, the stream that skips, and what does not go together."""
 
+import copy
 import dataclasses
 import json
 
@@ -15,6 +16,7 @@ from model.network.layers import Structure, attention, float_network
 from model.network.match import Match
 from model.network.network import Record
 from model.network.sparse import BlockMatch, HashMatch
+from model.training import memory
 from model.training.config import ConfigError, TrainConfig
 
 torch.set_num_threads(1)
@@ -61,8 +63,8 @@ def streamed(module: Match, kvq: list[Tensor]) -> tuple[Tensor, list[int]]:
     """Return the currents, and how many tokens were gathered at each."""
     state, currents, tokens = module.begin(BATCH), [], []
     for key, value, query in zip(*(x.unbind(2) for x in kvq), strict=True):
-        copy = dataclasses.replace(state, **{n: t.clone() for n, t in vars(state).items() if isinstance(t, Tensor)})
-        tokens.append(module.look(key, value, query, copy)[0].shape[2])
+        # a state is changed in place, and so does not stand for two
+        tokens.append(module.look(key, value, query, copy.deepcopy(state))[0].shape[2])
         current, state = module.advance(key, value, query, state)
         currents.append(current)
     return torch.stack(currents, 2), tokens
@@ -315,3 +317,20 @@ def test_configurations_keep_their_digests_and_sparse_ones_survive() -> None:
     for structure in STRUCTURES.values():
         sparse = TrainConfig(geometry=geometry_of("sssa"), structure=structure, length=64, quant_steps=0)
         assert TrainConfig.from_json(sparse.to_json()) == sparse
+
+
+# memory
+
+
+def test_a_training_that_memory_cannot_hold_is_refused_before_it_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TrainConfig(geometry=geometry_of("sssa", heads=4), length=64, quant_steps=0, batch=8)
+    # two layers, a count and a masked count of 4 bytes each: heads, steps and windows times tokens squared
+    assert memory.match_bytes(config, 1000) == 2 * 2 * 4 * 4 * 4 * 8 * 64 * 64
+    assert memory.match_bytes(config, 40) == 2 * 2 * 4 * 4 * 4 * 8 * 40 * 40
+    joint = dataclasses.replace(config, geometry=geometry_of("tssa", heads=4))
+    assert memory.match_bytes(joint, 1000) * 4 == memory.match_bytes(config, 1000)
+    assert memory.match_bytes(TrainConfig(geometry=TINY, length=64), 1000) == 0
+    memory.require_room(config, 1000)
+    monkeypatch.setattr(memory, "physical", lambda: 2**22)
+    with pytest.raises(ConfigError, match=r"^windows of 64 tokens keep 0\.0 GiB of matches, and this machine has 0\.0: low"):
+        memory.require_room(config, 1000)

@@ -31,7 +31,7 @@ class Match(Attention):
         """Match every token with those it looks at, as a masked matrix; padding has no spikes and never matches."""
         rows = rows.trimmed
         k, v, q = (rows.spread(x) for x in (key, value, query))
-        current = self._sum(self._counts(q, k) * self.looked(k, q, rows), v)
+        current = self._sum(self.counts(q, k) * self.looked(k, q, rows), v)
         if self.local is not None:
             current = current + local_sum(v, self.local(), self.geometry.local_distances)
         return rows.pack(current)
@@ -51,7 +51,7 @@ class Match(Attention):
     def advance(self, key: Tensor, value: Tensor, query: Tensor, state: State) -> tuple[Tensor, State]:
         """Match the token with itself and those before it that it looks at."""
         k, v, after = self.look(key, value, query, state)
-        current = self._sum(self._counts(query[:, :, None], k), v)[:, :, 0]
+        current = self._sum(self.counts(query[:, :, None], k), v)[:, :, 0]
         if self.local is not None:
             values = torch.cat([state[:, :, :, 1], value[:, :, None]], 2)  # type: ignore[index]
             current = current + newest_sum(values, self.local(), self.geometry.local_distances)
@@ -63,7 +63,7 @@ class Match(Attention):
         k, v = recent[:, :, -self.geometry.window :].unbind(3)
         return k, v, recent[:, :, 1:]
 
-    def _counts(self, query: Tensor, key: Tensor) -> Tensor:
+    def counts(self, query: Tensor, key: Tensor) -> Tensor:
         """Count matches: [steps, batch, queries, d] and [steps, batch, keys, d] -> [steps, batch, heads, queries, keys]."""
         counts = torch.matmul(self._by_head(query), self._by_head(key).transpose(-1, -2))
         return counts.sum(0, keepdim=True) if self.joint else counts

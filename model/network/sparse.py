@@ -21,20 +21,50 @@ SPARSITIES = ("dense", "block", "lsh")
 class Kept:
     """What sparse matching keeps of the past tokens; it is changed in place.
 
-    clock : tokens seen. spikes [steps, batch, slots, 2, d] : keys and values. buckets [batch, rounds, 2**hash_bits,
-    block] : numbers of the tokens filed there, -1 where there is none; filed [batch, rounds, 2**hash_bits] : how many
-    were, ever.
+    clock : tokens seen. spikes [steps, batch, slots, 2, d] : keys and values. buckets : of hashed matching.
     """
 
     clock: int
     spikes: Tensor
-    buckets: Tensor | None = None
-    filed: Tensor | None = None
+    buckets: "Buckets | None" = None
 
     def index_select(self, dim: int, index: Tensor, /) -> "Kept":
         """Return what is kept of these episodes; `dim` is 1, where spikes have theirs."""
-        rest = (x if x is None else x.index_select(dim - 1, index) for x in (self.buckets, self.filed))
-        return Kept(self.clock, self.spikes.index_select(dim, index), *rest)
+        buckets = None if self.buckets is None else self.buckets.of(index)
+        return Kept(self.clock, self.spikes.index_select(dim, index), buckets)
+
+
+class Buckets:
+    """The hash tables of some episodes.
+
+    tokens [batch, rounds, 2**bits + 1, block] : numbers of the tokens filed, -1 where there is none; the last bucket
+    takes those without a key spike, and nobody asks for it. filed [batch, rounds, 2**bits + 1] : how many were, ever.
+    recent [batch, block, rounds] : buckets of the newest tokens, which are not filed yet.
+    """
+
+    def __init__(self, tokens: Tensor, filed: Tensor, recent: Tensor) -> None:
+        self.tokens, self.filed, self.recent = tokens, filed, recent
+        on = {"device": tokens.device}
+        self.episodes, self.rounds = torch.arange(len(tokens), **on)[:, None], torch.arange(tokens.shape[1], **on)
+
+    def of(self, index: Tensor) -> "Buckets":
+        """Return those of some episodes, an index [batch]."""
+        return Buckets(*(x.index_select(0, index) for x in (self.tokens, self.filed, self.recent)))
+
+    def enter(self, token: int, codes: Tensor) -> None:
+        """Take a token's buckets [batch, rounds], and file the one that is `block` tokens older, over the oldest there."""
+        block = self.recent.shape[1]
+        slot, old = token % block, token - block
+        if old >= 0:
+            bucket = (self.episodes, self.rounds, self.recent[:, slot])
+            count = self.filed[bucket]
+            self.tokens[(*bucket, count % block)] = old
+            self.filed[bucket] = count + 1
+        self.recent[:, slot] = codes
+
+    def find(self, codes: Tensor) -> Tensor:
+        """Return the tokens of the buckets asked for [batch, rounds], in order, -1 for none: [batch, rounds * block]."""
+        return self.tokens[self.episodes, self.rounds, codes].flatten(1).sort(1).values
 
 
 class BlockMatch(Match):
@@ -97,6 +127,7 @@ class HashMatch(Match):
     """
 
     signs: Tensor
+    places: Tensor
 
     def __init__(
         self, geometry: Geometry, threshold: Tensor, scale: float, joint: bool, block: int, bits: int, rounds: int, seed: int
@@ -106,19 +137,24 @@ class HashMatch(Match):
         shape = (rounds * bits, geometry.steps * geometry.d_model)
         drawn = torch.randint(2, shape, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("signs", 2.0 * drawn - 1.0)
+        # a round's bits are the digits of its bucket's number
+        places = torch.block_diag(*[torch.exp2(torch.arange(bits))[:, None]] * rounds)
+        self.register_buffer("places", places, persistent=False)
 
     @property
     def state_bits(self) -> int:
-        """Bits a layer keeps: key and value spikes of the window, and its tokens' numbers in the buckets."""
+        """Bits a layer keeps: key and value spikes of the window; in each bucket its tokens' numbers and the place of
+        the oldest; the buckets of the newest tokens."""
         g = self.geometry
-        numbers = self.rounds * self.block << self.bits
-        return 2 * g.steps * g.d_model * g.window + numbers * g.window.bit_length()
+        bucket = self.block * g.window.bit_length() + (self.block - 1).bit_length()
+        recent = self.block * (self.bits + 1)
+        return 2 * g.steps * g.d_model * g.window + self.rounds * ((bucket << self.bits) + recent)
 
     @torch.no_grad()
     def codes(self, spikes: Tensor) -> Tensor:
         """Return the bucket in each round: spikes [steps, ..., d] -> [..., rounds]."""
         signs = torch.matmul(spikes.movedim(0, -2).flatten(-2), self.signs.t()) > 0
-        return (signs.unflatten(-1, (self.rounds, self.bits)) << torch.arange(self.bits, device=signs.device)).sum(-1)
+        return torch.matmul(signs.to(self.places), self.places).long()
 
     def looked(self, key: Tensor, query: Tensor, rows: Rows) -> Tensor:
         """Return who is in the local block or among the newest of a bucket, [batch, 1, length, length]."""
@@ -137,36 +173,26 @@ class HashMatch(Match):
         g = self.geometry
         # the slot behind the window's stays empty: it stands for no token
         spikes = self.threshold.new_zeros(g.steps, batch, g.window + 1, 2, g.d_model)
-        buckets = torch.full((batch, self.rounds, 1 << self.bits, self.block), -1, device=spikes.device)
-        return Kept(0, spikes, buckets, torch.zeros_like(buckets[..., 0]))
+        tokens = torch.full((batch, self.rounds, (1 << self.bits) + 1, self.block), -1, device=spikes.device)
+        recent = tokens.new_zeros(batch, self.block, self.rounds)
+        return Kept(0, spikes, Buckets(tokens, torch.zeros_like(tokens[..., 0]), recent))
 
     def look(self, key: Tensor, value: Tensor, query: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
         """Gather the local block and the query's buckets; every token once, and the empty slot for what is missing."""
         assert isinstance(state, Kept)
         assert state.buckets is not None
-        n, window = state.clock, self.geometry.window
+        n, window, buckets = state.clock, self.geometry.window, state.buckets
         state.spikes[:, :, n % window] = torch.stack([key, value], 2)
-        if n >= self.block:
-            self._file(n - self.block, state)
-        batch, rounds = torch.arange(key.shape[1])[:, None], torch.arange(self.rounds)
-        found = state.buckets[batch, rounds, self.codes(query)].flatten(1).sort(1).values
+        holds, asks = self.codes(torch.stack([key, query], 1)).unbind()
+        buckets.enter(n, holds.masked_fill((key.amax((0, 2)) == 0)[:, None], 1 << self.bits))
+        found = buckets.find(asks)
         real = found > max(n - window, -1)
         real[:, 1:] &= found[:, 1:] != found[:, :-1]
-        local = torch.arange(max(0, n - self.block + 1), n + 1) % window
+        local = torch.arange(max(0, n - self.block + 1), n + 1, device=found.device) % window
         slots = torch.cat([local.expand(len(found), -1), torch.where(real, found % window, window)], 1)
-        k, v = state.spikes[:, batch, slots].unbind(3)
+        k, v = state.spikes[:, buckets.episodes, slots].unbind(3)
         state.clock += 1
         return k, v, state
-
-    def _file(self, token: int, state: Kept) -> None:
-        """Put a token into its buckets, over the oldest there."""
-        assert state.buckets is not None
-        assert state.filed is not None
-        key = state.spikes[:, :, token % self.geometry.window, 0]
-        speaks = key.sum((0, 2)).nonzero()
-        place = (speaks, torch.arange(self.rounds), self.codes(key)[speaks[:, 0]])
-        state.buckets[(*place, state.filed[place] % self.block)] = token
-        state.filed[place] += 1
 
 
 def _window(tokens: int, length: int, device: torch.device) -> Tensor:
