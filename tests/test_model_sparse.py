@@ -332,5 +332,7 @@ def test_a_training_that_memory_cannot_hold_is_refused_before_it_starts(monkeypa
     assert memory.match_bytes(TrainConfig(geometry=TINY, length=64), 1000) == 0
     memory.require_room(config, 1000)
     monkeypatch.setattr(memory, "physical", lambda: 2**22)
-    with pytest.raises(ConfigError, match=r"^windows of 64 tokens keep 0\.0 GiB of matches, and this machine has 0\.0: low"):
+    with pytest.raises(
+        ConfigError, match=r"^windows of 64 tokens keep 0\.0 GiB of matches, and this machine has 0\.0: low"
+    ):
         memory.require_room(config, 1000)

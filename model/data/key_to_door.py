@@ -21,7 +21,7 @@ WALLS = 3
 
 
 class KeyToDoor(gymnasium.Env[NDArray[np.float32], np.int64]):
-    """A key in the first eighth of `length` observations, `doors` doors in the last one; the reward, 1, is for the key's.
+    """A key in the first eighth of `length` observations, `doors` doors in the last; the reward, 1, is for the key's.
 
     Observation: a component per key, 1 for the one shown; 1 where the doors are; the walls. To open a door before there
     is one ends the episode too, with nothing. So an agent that walks and guesses gets 1 / doors on average.

@@ -43,7 +43,7 @@ class Match(Attention):
         """
         return key.new_ones(rows.length, rows.length).tril().triu(1 - self.geometry.window)
 
-    def begin(self, batch: int) -> Tensor:
+    def begin(self, batch: int) -> State:
         """Return an empty window."""
         g = self.geometry
         return self.threshold.new_zeros(g.steps, batch, g.reach, 2, g.d_model)
@@ -58,13 +58,13 @@ class Match(Attention):
         return current, after
 
     def look(self, key: Tensor, value: Tensor, query: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
-        """Take one token's spikes; return keys and values of what it looks at [steps, batch, tokens, d], and the state."""
+        """Take one token's spikes; return keys and values that it looks at [steps, batch, tokens, d], and the state."""
         recent = torch.cat([state, torch.stack([key, value], 2)[:, :, None]], dim=2)  # type: ignore[list-item]
         k, v = recent[:, :, -self.geometry.window :].unbind(3)
         return k, v, recent[:, :, 1:]
 
     def counts(self, query: Tensor, key: Tensor) -> Tensor:
-        """Count matches: [steps, batch, queries, d] and [steps, batch, keys, d] -> [steps, batch, heads, queries, keys]."""
+        """Count matches: [steps, batch, queries, d], [.., keys, d] -> [steps, batch, heads, queries, keys]."""
         counts = torch.matmul(self._by_head(query), self._by_head(key).transpose(-1, -2))
         return counts.sum(0, keepdim=True) if self.joint else counts
 

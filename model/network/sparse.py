@@ -52,7 +52,7 @@ class Buckets:
         return Buckets(*(x.index_select(0, index) for x in (self.tokens, self.filed, self.recent)))
 
     def enter(self, token: int, codes: Tensor) -> None:
-        """Take a token's buckets [batch, rounds], and file the one that is `block` tokens older, over the oldest there."""
+        """Take a token's buckets [batch, rounds]; file the token `block` before it, over the oldest there."""
         block = self.recent.shape[1]
         slot, old = token % block, token - block
         if old >= 0:
@@ -63,7 +63,7 @@ class Buckets:
         self.recent[:, slot] = codes
 
     def find(self, codes: Tensor) -> Tensor:
-        """Return the tokens of the buckets asked for [batch, rounds], in order, -1 for none: [batch, rounds * block]."""
+        """Return the tokens in the buckets [batch, rounds], in order, -1 for none: [batch, rounds * block]."""
         return self.tokens[self.episodes, self.rounds, codes].flatten(1).sort(1).values
 
 
@@ -130,7 +130,15 @@ class HashMatch(Match):
     places: Tensor
 
     def __init__(
-        self, geometry: Geometry, threshold: Tensor, scale: float, joint: bool, block: int, bits: int, rounds: int, seed: int
+        self,
+        geometry: Geometry,
+        threshold: Tensor,
+        scale: float,
+        joint: bool,
+        block: int,
+        bits: int,
+        rounds: int,
+        seed: int,
     ) -> None:
         super().__init__(geometry, threshold, scale, joint)
         self.block, self.bits, self.rounds = block, bits, rounds

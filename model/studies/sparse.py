@@ -29,8 +29,8 @@ ENOUGH = 0.95
 def structure(sparsity: str, tokens: int) -> Structure:
     """Return how a window of `tokens` is looked at, the same way for every length.
 
-    block : blocks of about sqrt(tokens / 8), a power of two: small ones, so that most of what is looked at is far. lsh :
-    two tables of buckets of 8, as many as hold the window. The scale is near 2 over the most tokens looked at.
+    block : blocks of about sqrt(tokens / 8), a power of two: small ones, so that most of what is looked at is far.
+    lsh : two tables of buckets of 8, as many as hold the window. The scale is near 2 over the most tokens looked at.
     """
     power = 2 ** math.floor(0.5 + math.log2(tokens / 8) / 2)
     choices = {

@@ -113,7 +113,7 @@ def _looking(network: Network, really: bool) -> Iterator[list[int]]:
 
 
 def timed(network: Network, tokens: Tensor) -> dict[str, float]:
-    """Return medians over the last `TIMED` of tokens [n, inputs] streamed: a decision, and attention in it; its peak."""
+    """Return a decision's CPU time and attention's in it, medians over the last `TIMED` of tokens, and its memory."""
     stream, spent = network.stream(), [0.0]
 
     def clocked(advance: Callable[..., Any]) -> Callable[..., Any]:

@@ -30,6 +30,6 @@ def require_room(config: TrainConfig, longest: int) -> None:
     needed, there = match_bytes(config, longest), physical()
     if needed > there:
         raise ConfigError(
-            f"windows of {min(config.length, longest)} tokens keep {needed / 2**30:.1f} GiB of matches, and this machine "
-            f"has {there / 2**30:.1f}: lower length, batch, layers or heads"
+            f"windows of {min(config.length, longest)} tokens keep {needed / 2**30:.1f} GiB of matches, and this "
+            f"machine has {there / 2**30:.1f}: lower length, batch, layers or heads"
         )
