@@ -30,15 +30,15 @@ def structure(sparsity: str, tokens: int) -> Structure:
     """Return how a window of `tokens` is looked at, the same way for every length.
 
     block : blocks of about sqrt(tokens / 8), a power of two: small ones, so that most of what is looked at is far.
-    lsh : two tables of buckets of 8, as many as hold the window. The scale is near 2 over the most tokens looked at.
+    lsh : four tables of buckets of 8, as many as hold the window. The scale is near 2 over the most tokens looked at.
     """
     power = 2 ** math.floor(0.5 + math.log2(tokens / 8) / 2)
     choices = {
         "dense": {},
         "block": {"block": power},
-        "lsh": {"block": 8, "hash_bits": max(1, round(math.log2(tokens / 8))), "hash_rounds": 2},
+        "lsh": {"block": 8, "hash_bits": max(1, round(math.log2(tokens / 8))), "hash_rounds": 4},
     }[sparsity]
-    looked = {"dense": tokens, "block": 2 * power + tokens // power, "lsh": 3 * 8}[sparsity]
+    looked = {"dense": tokens, "block": 2 * power + tokens // power, "lsh": 5 * 8}[sparsity]
     return Structure(sparsity=sparsity, scale=2.0 ** math.floor(math.log2(2 / looked)), **choices)
 
 
