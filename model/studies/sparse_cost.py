@@ -209,7 +209,10 @@ def draw(figure: Figure, rows: list[Row]) -> None:
         axes.set(xscale="log", yscale="log", xlabel="window N (tokens)", ylabel=label)
         ticks = sorted({row["tokens"] for row in rows if row["tokens"] != "exponent"})
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_off()
+        axes.xaxis.minorticks_off()
+        if cost.endswith("_us"):
+            # these span less than a decade
+            axes.yaxis.set_minor_formatter("{x:.0f}")
         axes.legend()
 
 
