@@ -39,6 +39,8 @@ from model.studies import (
     rates,
     recipe,
     rows,
+    sparse,
+    sparse_cost,
     streaming,
     window,
 )
@@ -62,6 +64,8 @@ STUDIES: dict[str, Study] = {
         dropout.STUDY,
         expert.STUDY,
         convergence.STUDY,
+        sparse_cost.STUDY,
+        sparse.STUDY,
     )
 }
 """Every study by name."""
@@ -139,7 +143,7 @@ def _redraw(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    listing = "\n".join(f"  {study.name:10} {study.summary}" for study in STUDIES.values())
+    listing = "\n".join(f"  {study.name:11} {study.summary}" for study in STUDIES.values())
     parser = argparse.ArgumentParser(
         prog="python -m model.study",
         description=f"{__doc__}\nstudies:\n{listing}",
@@ -170,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.list:
-        print("\n".join(f"{study.name:10} {study.summary}" for study in STUDIES.values()))  # noqa: T201
+        print("\n".join(f"{study.name:11} {study.summary}" for study in STUDIES.values()))  # noqa: T201
         return 0
     chosen = list(STUDIES) if options.names == ["all"] else options.names
     unknown = [name for name in chosen if name not in STUDIES]

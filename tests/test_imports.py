@@ -36,7 +36,9 @@ ALLOWED = {
     "model.deployed.artifact": {"numpy", "safetensors", "model.deployed"},
     "model.data": BASE | ENVIRONMENTS | {"h5py", "model.data"},
     "model.data.agents": {"numpy", "torch", "tqdm", "gymnasium", "stable_baselines3", "sb3_contrib", "model.data"},
-    "model.data.environments": {"numpy", "gymnasium", "gymnasium_robotics", "mujoco"},  # shared with the host
+    # shared with the host
+    "model.data.environments": {"numpy", "gymnasium", "gymnasium_robotics", "mujoco", "model.data.key_to_door"},
+    "model.data.key_to_door": {"numpy", "gymnasium"},
     "model.network": {"torch", "model.compiled", "model.deployed.geometry", "model.network"},
     "model.integer": {"numpy", "torch", "model.deployed", "model.network", "model.integer"},
     "model.integer.nir_graph": {"numpy", "nir", "model.deployed", "model.files"},

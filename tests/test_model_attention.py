@@ -226,7 +226,7 @@ def test_time_constants_begin_spread_over_the_channels_and_couplings_skew() -> N
 )
 def test_choices_that_would_do_nothing_are_refused(name: str, choice: dict, says: str) -> None:
     with pytest.raises(ValueError, match=says):
-        Structure(**choice).require(name)
+        Structure(**choice).require(TINY.with_attention(name))
 
 
 @pytest.mark.parametrize("scale", [0.0, -0.125, 0.3, 2.0])

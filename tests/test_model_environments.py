@@ -153,7 +153,7 @@ def test_every_family_is_there() -> None:
     assert len(tasks.TASKS) == sum(1 for _ in {task.name for task in tasks.TASKS.values()})
     counted = {suite: sum(task.suite == suite for task in tasks.TASKS.values()) for suite in tasks.SUITES}
     # ten local sets of MuJoCo and sixteen of Minari; twelve hands, three of them twice
-    assert counted == {"mujoco": 10 + 16, "adroit": 15, "antmaze": 6, "kitchen": 3, "classic": 4}
+    assert counted == {"mujoco": 10 + 16, "adroit": 15, "antmaze": 6, "kitchen": 3, "classic": 4, "recall": 5}
     for task in tasks.TASKS.values():
         assert task.target_return == task.targets[0]
         assert task.reference == tasks.reference(task.environment)
@@ -164,10 +164,11 @@ def test_every_family_is_there() -> None:
 
 def test_every_environment_of_the_table_is_known_to_gymnasium() -> None:
     environments.make("AdroitHandPen-v1").close()  # registers the hands
+    environments.make("KeyToDoor-v0").close()  # registers itself
     for task in tasks.TASKS.values():
         name, _ = environments.parse(task.environment)
         choices = isinstance(gymnasium.spec(name).entry_point, str) and task.discrete
-        assert choices == (name in ("CartPole-v1", "MountainCar-v0", "Acrobot-v1"))
+        assert choices == (name in ("CartPole-v1", "MountainCar-v0", "Acrobot-v1", "KeyToDoor-v0"))
 
 
 def test_references_are_one_table() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.data.environments import DataError, make
+from model.data.key_to_door import KeyToDoor, scripted
 
 if TYPE_CHECKING:
     import gymnasium
@@ -24,7 +25,7 @@ Act = Callable[[NDArray[Any], bool], Any]
 
 
 def load(agent: str, environment: "gymnasium.Env[Any, Any]", seed: int) -> Act:
-    """Return what acts for an agent: a .zip of Stable-Baselines3, an .npz, or the word "random".
+    """Return what acts for an agent: a .zip of Stable-Baselines3, an .npz, or the word "random" or "scripted".
 
     A .zip is unpickled, which runs whatever its maker put there: load only files you trust. A vecnormalize.pkl beside
     it is used. Raises `DataError`.
@@ -32,9 +33,14 @@ def load(agent: str, environment: "gymnasium.Env[Any, Any]", seed: int) -> Act:
     if agent == "random":
         environment.action_space.seed(seed)
         return lambda observation, sample: environment.action_space.sample()
+    if agent == "scripted":
+        made = environment.unwrapped
+        if not isinstance(made, KeyToDoor):
+            raise DataError("there is a scripted agent for KeyToDoor alone; name a file, or random")
+        return scripted(made.doors)
     file = Path(agent)
     if not file.is_file():
-        raise DataError(f"there is no agent {file}; name a .zip of Stable-Baselines3, an .npz, or random")
+        raise DataError(f"there is no agent {file}; name a .zip of Stable-Baselines3, an .npz, random or scripted")
     if file.suffix == ".npz":
         return _network(file, environment)
     return _stable_baselines(file, environment, seed)

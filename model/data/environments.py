@@ -82,6 +82,8 @@ def make(environment: str, **options: Any) -> "gymnasium.Env[Any, Any]":
 def _register(name: str) -> None:
     import gymnasium
 
+    if name.startswith("KeyToDoor"):
+        from model.data import key_to_door  # noqa: F401 (registers itself)
     if name in gymnasium.registry or not name.startswith(ROBOTICS):
         return
     try:

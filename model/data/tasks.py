@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from model.data.environments import DataError, parse
 
-SUITES = ("mujoco", "adroit", "antmaze", "kitchen", "classic")
+SUITES = ("mujoco", "adroit", "antmaze", "kitchen", "classic", "recall")
 
 Published = dict[str, tuple[float, str]]
 
@@ -54,6 +54,8 @@ REFERENCES = {
     "MountainCar": (-200.0, -104.37),
     "Acrobot": (-497.08, -72.9),
     "Pendulum": (-1207.56, -165.8),
+    # uniformly random, whatever the length of the corridor, and always the key's door
+    "KeyToDoor": (0.0, 1.0),
 }
 """(random, expert) returns per family of environments."""
 
@@ -200,8 +202,15 @@ def _classic() -> Iterator[Task]:
         yield _task(f"{family}-mixed", "classic", dataset, environment, targets, scale, note, discrete)
 
 
+def _recall() -> Iterator[Task]:
+    note = "ours: a key seen at the start is asked for at the end; who walks and guesses among four doors scores 25"
+    for length in (32, 64, 128, 256, 500):
+        environment = f'KeyToDoor-v0 {{"length": {length}}}'
+        yield _task(f"key-to-door-{length}", "recall", f"key-to-door/{length}-v0", environment, (1.0,), 1.0, note, True)
+
+
 TASKS: dict[str, Task] = {
-    task.name: task for family in (_mujoco, _adroit, _antmaze, _kitchen, _classic) for task in family()
+    task.name: task for family in (_mujoco, _adroit, _antmaze, _kitchen, _classic, _recall) for task in family()
 }
 """Every task by name."""
 

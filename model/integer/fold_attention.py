@@ -69,6 +69,8 @@ def _load_window(tensors: Mapping[str, Tensor], g: Geometry) -> PSSA:
 
 
 def _match(attention: Match, g: Geometry, symmetric: bool = False) -> Match:
+    if type(attention) is not Match:
+        raise ValueError("sparse matching has no integer form; train with the sparsity dense")
     # counts are integers, so a threshold between two of them is the lower
     threshold = torch.floor(attention.threshold / attention.scale).clamp(max=(1 << g.threshold_bits) - 1)
     return Match(g, threshold, 1.0, attention.joint)

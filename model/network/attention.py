@@ -7,6 +7,7 @@ ways that agree: over whole windows at once to train, and token by token with a 
 
 import functools
 from abc import ABC, abstractmethod
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,17 @@ class Rows:
         age = torch.arange(len(first), device=first.device) - first
         return age.int() if torch.equal(position - position[first], age) else None
 
+    @functools.cached_property
+    def trimmed(self) -> "Rows":
+        """The same rows in shorter windows, without the columns in front that are padding in all of them."""
+        if self.index is None or not len(self.index):
+            return self
+        window, position = self.index // self.length, self.index % self.length
+        first = int(position.min())
+        rows = Rows(None, self.batch, self.length - first)
+        rows.index = window * rows.length + position - first
+        return rows
+
     def pack(self, x: Tensor) -> Tensor:
         """Take the real tokens: x [n, batch, length, c] -> [n, rows, c]."""
         flat = x.flatten(1, 2)
@@ -47,6 +59,13 @@ class Rows:
             zeros = x.new_zeros(x.shape[0], self.batch * self.length, x.shape[2])
             x = zeros.index_copy(1, self.index, x)
         return x.unflatten(1, (self.batch, self.length))
+
+
+class State(Protocol):
+    """What an attention keeps of the past tokens of some episodes: a tensor [steps, batch, ...], or several."""
+
+    def index_select(self, dim: int, index: Tensor, /) -> "State":
+        """Return the state of these episodes only, an index [batch]; `dim` is 1, as of a tensor."""
 
 
 class Attention(nn.Module, ABC):
@@ -63,12 +82,15 @@ class Attention(nn.Module, ABC):
         """Return the current of whole windows: spikes [steps, rows, d] -> [steps, rows, d]."""
 
     @abstractmethod
-    def begin(self, batch: int) -> Tensor:
-        """Return the state at the start of `batch` episodes, [steps, batch, ...]."""
+    def begin(self, batch: int) -> State:
+        """Return the state at the start of `batch` episodes."""
 
     @abstractmethod
-    def advance(self, key: Tensor, value: Tensor, query: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Take one token's spikes [steps, batch, d]; return its current [steps, batch, d] and the next state."""
+    def advance(self, key: Tensor, value: Tensor, query: Tensor | None, state: State) -> tuple[Tensor, State]:
+        """Take one token's spikes [steps, batch, d]; return its current [steps, batch, d] and the next state.
+
+        The state that was given is not to be used again.
+        """
 
 
 class PSSA(Attention):

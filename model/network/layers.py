@@ -15,14 +15,18 @@ from model.network.local import LocalTaps
 from model.network.match import Match
 from model.network.network import Block, Network
 from model.network.norm import NORMS, linear_norm
+from model.network.sparse import SPARSITIES, BlockMatch, HashMatch
 
 THRESHOLD = 0.5
 TAPS = ("channel", "head", "shared", "or")
 POSITIONS = ("relative", "absolute")
+SPARSE_RANGES = {"block": (2, 256), "hash_bits": (1, 12), "hash_rounds": (1, 8), "hash_seed": (0, 2**32 - 1)}
+"""Least and greatest values of the choices of sparse matching."""
 FITS = {
     **dict.fromkeys(("position", "taps", "heads", "tap_floor", "positions"), ("pssa",)),
     "tap_init": ("pssa", "lrf-ssa", "lrf-dyn"),
     "scale": ("sssa", "tssa", "lrf-ssa"),
+    **dict.fromkeys(("sparsity", "block", "hash_bits", "hash_rounds", "hash_seed"), ("sssa", "tssa")),
 }
 """Which attentions each choice of `Structure` goes with."""
 
@@ -41,6 +45,10 @@ class Structure:
     positions : rows of the absolute matrix, the length of a training window.
     scale : current of one match of query and key, a power of two. At 1, the authors' value, the neurons behind fire at
     any match and neither query, key nor value gets a gradient through them.
+    sparsity : which tokens of the window a token is matched with: "dense" all of them, "block" by blocks, or "lsh" by
+    buckets of hashes (`model.network.sparse`).
+    block : tokens of a block, and of a bucket.
+    hash_bits, hash_rounds, hash_seed : signs of a hash, hash tables, and what the signs are drawn from; lsh alone.
     """
 
     position: str = "relative"
@@ -50,6 +58,11 @@ class Structure:
     tap_floor: float = 0.0
     positions: int = 24
     scale: float = 0.03125
+    sparsity: str = "dense"
+    block: int = 16
+    hash_bits: int = 4
+    hash_rounds: int = 2
+    hash_seed: int = 0
 
     def __post_init__(self) -> None:
         if self.position not in POSITIONS:
@@ -60,15 +73,36 @@ class Structure:
             raise ValueError(f"tap_floor must be 0 to tap_init ({self.tap_init}), not {self.tap_floor}")
         if not 0 < self.scale <= 1 or not math.log2(self.scale).is_integer():
             raise ValueError(f"scale must be a power of two, at most 1, not {self.scale}")
+        if self.sparsity not in SPARSITIES:
+            raise ValueError(f"sparsity must be one of {', '.join(SPARSITIES)}, not {self.sparsity!r}")
+        for name, (low, high) in SPARSE_RANGES.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
+            fits = SPARSITIES[1:] if name == "block" else ("lsh",)
+            default = getattr(type(self), name)
+            if self.sparsity not in fits and value != default:
+                raise ValueError(f"{name} goes with the sparsity {' or '.join(fits)}: leave it at {default}")
 
-    def require(self, attention: str) -> None:
-        """Raise `ValueError` where a choice would do nothing with this attention."""
+    def require(self, geometry: Geometry) -> None:
+        """Raise `ValueError` where a choice would do nothing with this geometry, or not what it is for."""
+        attention = geometry.attention
         for field in dataclasses.fields(self):
             fits, default = FITS[field.name], field.default
             if attention not in fits and getattr(self, field.name) != default:
                 raise ValueError(
                     f"{field.name} goes with {', '.join(fits)} alone: leave it at {default} for {attention}"
                 )
+        if self.sparsity != "dense" and self.block >= geometry.window:
+            raise ValueError(
+                f"block {self.block} leaves out no token of a window of {geometry.window}: lower it, or choose the "
+                "sparsity dense"
+            )
+        if self.sparsity == "block" and geometry.layers < 2:
+            raise ValueError(
+                "sparsity block reaches the tokens within a block through its last one, which takes 2 layers: raise "
+                "layers, or choose lsh"
+            )
 
 
 def _linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
@@ -177,7 +211,13 @@ def attention(geometry: Geometry, structure: Structure) -> Attention:
     local = LocalTaps(geometry, structure.tap_init) if geometry.local_distances else None
     if geometry.attention == "lrf-dyn":
         return Dynamics(geometry, Dendrites(geometry, structure.tap_init), local, threshold)
-    return Match(geometry, threshold, structure.scale, geometry.attention == "tssa", local)
+    joint, block = geometry.attention == "tssa", structure.block
+    if structure.sparsity == "block":
+        return BlockMatch(geometry, threshold, structure.scale, joint, block)
+    if structure.sparsity == "lsh":
+        hashes = structure.hash_bits, structure.hash_rounds, structure.hash_seed
+        return HashMatch(geometry, threshold, structure.scale, joint, block, *hashes)
+    return Match(geometry, threshold, structure.scale, joint, local)
 
 
 def float_network(geometry: Geometry, inputs: int, actions: int, structure: Structure, norm: str = "ptbn") -> Network:
@@ -186,7 +226,7 @@ def float_network(geometry: Geometry, inputs: int, actions: int, structure: Stru
     `inputs` = observation + action + 1 and `actions` are the environment's own sizes, at most the geometry's.
     `norm` is a name of `model.network.norm.NORMS`. Raises `ValueError` for a structure that does not fit the attention.
     """
-    structure.require(geometry.attention)
+    structure.require(geometry)
     d, h, projections = geometry.d_model, geometry.d_mlp, len(geometry.projections)
     blocks = [
         Block(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from model.deployed.geometry import Geometry
-from model.network.attention import Attention, Rows
+from model.network.attention import Attention, Rows, State
 from model.network.local import local_sum
 from model.network.window import newest_sum
 
@@ -28,35 +28,49 @@ class Match(Attention):
         self.register_buffer("threshold", threshold)
 
     def forward(self, key: Tensor, value: Tensor, query: Tensor, rows: Rows) -> Tensor:
-        """Match every token with those of its window, as a banded matrix; padding has no spikes and never matches."""
-        v = rows.spread(value)
-        q, k, own = (self._by_head(x) for x in (rows.spread(query), rows.spread(key), v))
-        counts = torch.matmul(q, k.transpose(-1, -2))
-        if self.joint:
-            counts = counts.sum(0, keepdim=True)
-        band = counts.new_ones(rows.length, rows.length).tril().triu(1 - self.geometry.window)
-        current = torch.matmul(counts * band, own).transpose(2, 3).flatten(3) * self.scale
+        """Match every token with those it looks at, as a masked matrix; padding has no spikes and never matches."""
+        rows = rows.trimmed
+        k, v, q = (rows.spread(x) for x in (key, value, query))
+        current = self._sum(self.counts(q, k) * self.looked(k, q, rows), v)
         if self.local is not None:
             current = current + local_sum(v, self.local(), self.geometry.local_distances)
         return rows.pack(current)
 
-    def begin(self, batch: int) -> Tensor:
+    def looked(self, key: Tensor, query: Tensor, rows: Rows) -> Tensor:
+        """Return which tokens each token looks at, 1 or 0, [length, length] or [batch, 1, length, length]: the window.
+
+        key, query [steps, batch, length, d], zero on padding.
+        """
+        return key.new_ones(rows.length, rows.length).tril().triu(1 - self.geometry.window)
+
+    def begin(self, batch: int) -> State:
         """Return an empty window."""
         g = self.geometry
         return self.threshold.new_zeros(g.steps, batch, g.reach, 2, g.d_model)
 
-    def advance(self, key: Tensor, value: Tensor, query: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Match the token with itself and the window before it."""
-        g = self.geometry
-        recent = torch.cat([state, torch.stack([key, value], 2)[:, :, None]], dim=2)
-        k, v = (self._by_head(x) for x in recent[:, :, -g.window :].unbind(3))
-        counts = torch.matmul(k, self._by_head(query[:, :, None]).transpose(-1, -2))
-        if self.joint:
-            counts = counts.sum(0, keepdim=True)
-        current = (counts * v).sum(3).flatten(2) * self.scale
+    def advance(self, key: Tensor, value: Tensor, query: Tensor, state: State) -> tuple[Tensor, State]:
+        """Match the token with itself and those before it that it looks at."""
+        k, v, after = self.look(key, value, query, state)
+        current = self._sum(self.counts(query[:, :, None], k), v)[:, :, 0]
         if self.local is not None:
-            current = current + newest_sum(recent[:, :, :, 1], self.local(), g.local_distances)
-        return current, recent[:, :, 1:]
+            values = torch.cat([state[:, :, :, 1], value[:, :, None]], 2)  # type: ignore[index]
+            current = current + newest_sum(values, self.local(), self.geometry.local_distances)
+        return current, after
+
+    def look(self, key: Tensor, value: Tensor, query: Tensor, state: State) -> tuple[Tensor, Tensor, State]:
+        """Take one token's spikes; return keys and values that it looks at [steps, batch, tokens, d], and the state."""
+        recent = torch.cat([state, torch.stack([key, value], 2)[:, :, None]], dim=2)  # type: ignore[list-item]
+        k, v = recent[:, :, -self.geometry.window :].unbind(3)
+        return k, v, recent[:, :, 1:]
+
+    def counts(self, query: Tensor, key: Tensor) -> Tensor:
+        """Count matches: [steps, batch, queries, d], [.., keys, d] -> [steps, batch, heads, queries, keys]."""
+        counts = torch.matmul(self._by_head(query), self._by_head(key).transpose(-1, -2))
+        return counts.sum(0, keepdim=True) if self.joint else counts
+
+    def _sum(self, counts: Tensor, value: Tensor) -> Tensor:
+        """Weigh values by counts: -> the current [steps, batch, queries, d]."""
+        return torch.matmul(counts, self._by_head(value)).transpose(2, 3).flatten(3) * self.scale
 
     def _by_head(self, spikes: Tensor) -> Tensor:
         """Cut the channels into heads: [steps, batch, tokens, d] -> [steps, batch, heads, tokens, d / heads]."""

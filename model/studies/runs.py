@@ -122,6 +122,14 @@ class Bench:
         """The task's data."""
         return offline.load(self.budget.task.dataset)
 
+    @cached_property
+    def _delayed(self) -> Episodes:
+        return offline.load(self.budget.task.dataset, delayed=True)
+
+    def data(self, config: TrainConfig) -> Episodes:
+        """Return the task's data as a configuration takes its rewards."""
+        return self._delayed if config.delayed else self.episodes
+
     def each_seed(self, variants: Iterable[Row], **changes: Any) -> list[TrainConfig]:
         """Return the configurations of every variant (changed fields) for every seed, seeds of a variant together."""
         return [self.budget.config(seed, **changes | v) for v in variants for seed in range(self.budget.seeds)]
@@ -158,7 +166,7 @@ class Bench:
             return
         if prepare is not None and not (run.folder / "checkpoint.pt").exists():
             prepare(run.config, run.folder)
-        trainer = Trainer(run.config, self.episodes, run.folder, True, SAVE_EVERY, self.command)
+        trainer = Trainer(run.config, self.data(run.config), run.folder, True, SAVE_EVERY, self.command)
         trainer.run(progress=not QUIET)
 
     def score(self, file: Path, target_return: float | None = None) -> dict[str, Any]:
@@ -183,8 +191,9 @@ class Bench:
 
         The same windows for every network of one seed.
         """
-        _, held = offline.split(self.episodes, saved.config.held_out, saved.config.seed)
-        source = offline.windows(self.episodes, held, saved.normaliser)
+        episodes = self.data(saved.config)
+        _, held = offline.split(episodes, saved.config.held_out, saved.config.seed)
+        source = offline.windows(episodes, held, saved.normaliser)
         tokens, actions = whole_windows(source, windows, length, np.random.default_rng(VALIDATION_SEED))
         return saved.network.prepare(torch.from_numpy(tokens)), torch.from_numpy(actions)
 

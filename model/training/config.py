@@ -11,7 +11,7 @@ from typing import Any
 
 from model.deployed.geometry import Geometry, GeometryError
 from model.deployed.presets import preset
-from model.network.layers import Structure
+from model.network.layers import SPARSE_RANGES, Structure
 from model.network.norm import NORMS, PTBN, SCHEDULES
 
 NETWORKS = ("spiking", "dt-3-token", "dt-1-token", "dt-3-bit", "bc")
@@ -188,10 +188,20 @@ class TrainConfig:
             )
         attention = self.geometry.attention
         try:
-            self.structure.require(attention)
+            self.structure.require(self.geometry)
         except ValueError as error:
             raise ConfigError(f"structure.{error}") from None
         require(attention != "lrf-ssa" or self.quant_steps == 0, "lrf-ssa has no integer form; set quant_steps to 0")
+        sparsity = self.structure.sparsity
+        require(
+            sparsity == "dense" or self.quant_steps == 0,
+            f"the sparsity {sparsity} has no integer form; set quant_steps to 0",
+        )
+        require(
+            sparsity != "block" or self.inference == "stream",
+            "the sparsity block counts blocks from an episode's first token, which recomputing does not see; set "
+            "inference to stream",
+        )
         heads = self.structure.heads
         require(
             self.structure.taps != "head" or self.geometry.d_model % heads == 0,
@@ -207,8 +217,13 @@ class TrainConfig:
         )
 
     def to_json(self) -> str:
-        """Return the configuration as JSON."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True)
+        """Return the configuration as JSON; the choices of sparse matching where there is any."""
+        choices = dataclasses.asdict(self)
+        if self.structure.sparsity == "dense":
+            # what is dense is known by digests from before anything was sparse
+            for name in ("sparsity", *SPARSE_RANGES):
+                del choices["structure"][name]
+        return json.dumps(choices, indent=2, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> "TrainConfig":

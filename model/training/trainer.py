@@ -29,6 +29,7 @@ from model.training.augment import Augmentation
 from model.training.board import TensorBoard
 from model.training.checkpoint import Checkpoint, CheckpointError, build, integers
 from model.training.config import ConfigError, TrainConfig
+from model.training.memory import require_room
 from model.training.row_cost import share_of_rows
 
 PHASES = ("float", "quant")
@@ -102,6 +103,8 @@ class Trainer:
                 f"{episodes.environment} has {observations} observations and {self.actions} actions, more than the "
                 f"geometry's {g.observation_size} and {g.action_size}"
             )
+        if on.type == "cpu":
+            require_room(config, int(episodes.lengths.max()))
         self.normaliser = Normaliser.of(episodes, config.return_scale)
         chosen, held = offline.split(episodes, config.held_out, config.seed)
         self.windows = offline.windows(episodes, chosen, self.normaliser)
