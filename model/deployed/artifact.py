@@ -52,6 +52,10 @@ def tensor_ranges(g: Geometry, inputs: int, actions: int) -> dict[str, tuple[tup
             table[f"layer{layer}.{name}.threshold"] = ((outputs,), *threshold)
         table |= {f"layer{layer}.{name}": entry for name, entry in _attention_ranges(g).items()}
         table[f"layer{layer}.window.threshold"] = ((d,), *threshold)
+        if g.phase != "none":
+            table[f"layer{layer}.phase.bits"] = ((g.phase_times, g.heads), 0, 1)
+        if g.phase == "input":
+            table[f"layer{layer}.phase.current"] = ((d,), *signed(g.membrane_bits))
         for name, fan_in in (("proj", d), ("fc2", h)):
             table[f"layer{layer}.{name}.weight"] = ((d, fan_in), *weight)
             table[f"layer{layer}.{name}.shift"] = ((d,), 0, (1 << g.residual_shift_bits) - 1)

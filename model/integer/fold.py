@@ -7,6 +7,7 @@ from torch import Tensor
 
 from model.deployed.artifact import Policy
 from model.deployed.geometry import Geometry
+from model.integer import quant_phase
 from model.integer.fold_attention import form, thresholds
 from model.integer.quantize import (
     QuantEmbedding,
@@ -43,6 +44,7 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int, symmetri
                 proj=_residual(block.proj, g, one, symmetric),
                 fc1=_spiking(block.fc1, g, symmetric),
                 fc2=_residual(block.fc2, g, one, symmetric),
+                phase=quant_phase.quantise(block.phase, g, one),
             )
         )
     embed = _embedding(network.embed, g, one, input_scale)
@@ -126,7 +128,7 @@ def integer_tensors(network: Network) -> dict[str, np.ndarray]:
     tensors["head.weight"], tensors["head.bias"] = network.head.integers()
     for number, block in enumerate(network.blocks):
         at = f"layer{number}"
-        own = form(g).integers(block.attention)
+        own = form(g).integers(block.attention) | ({} if block.phase is None else block.phase.integers())
         tensors |= {f"{at}.{name}": tensor for name, tensor in own.items()}
         kvq = [t.chunk(len(g.projections)) for t in (*block.kvq.integers(), block.kvq.threshold)]
         for name, parts in zip(g.projections, zip(*kvq, strict=True), strict=True):
@@ -170,6 +172,7 @@ def from_policy(policy: Policy) -> Network:
                 proj=residual(f"{at}.proj"),
                 fc1=QuantSpiking(*layer(f"{at}.fc1"), threshold=p[f"{at}.fc1.threshold"]),
                 fc2=residual(f"{at}.fc2"),
+                phase=quant_phase.load(own, g),
             )
         )
     embed = QuantEmbedding(*layer("embed", g.dense_weight_bits), shift=p["embed.shift"], membrane_bits=g.membrane_bits)

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.deployed.geometry import Geometry
+from model.deployed.geometry import ATTENTIONS, Geometry
 from model.network.attention import PSSA, Attention
 from model.network.dynamics import Dendrites, Dynamics
 from model.network.local import LocalTaps
 from model.network.match import Match
 from model.network.network import Block, Network
 from model.network.norm import NORMS, linear_norm
+from model.network.phase import LearnedPhase
 
 THRESHOLD = 0.5
 TAPS = ("channel", "head", "shared", "or")
@@ -23,6 +24,7 @@ FITS = {
     **dict.fromkeys(("position", "taps", "heads", "tap_floor", "positions"), ("pssa",)),
     "tap_init": ("pssa", "lrf-ssa", "lrf-dyn"),
     "scale": ("sssa", "tssa", "lrf-ssa"),
+    "phase_soft": ATTENTIONS,
 }
 """Which attentions each choice of `Structure` goes with."""
 
@@ -41,6 +43,7 @@ class Structure:
     positions : rows of the absolute matrix, the length of a training window.
     scale : current of one match of query and key, a power of two. At 1, the authors' value, the neurons behind fire at
     any match and neither query, key nor value gets a gradient through them.
+    phase_soft : whether phase codes are soft in training, as in the paper; else training sees their bits.
     """
 
     position: str = "relative"
@@ -50,6 +53,7 @@ class Structure:
     tap_floor: float = 0.0
     positions: int = 24
     scale: float = 0.03125
+    phase_soft: bool = True
 
     def __post_init__(self) -> None:
         if self.position not in POSITIONS:
@@ -195,6 +199,7 @@ def float_network(geometry: Geometry, inputs: int, actions: int, structure: Stru
             proj=Residual(d, d, norm),
             fc1=Spiking(d, h, norm),
             fc2=Residual(h, d, norm),
+            phase=None if geometry.phase == "none" else LearnedPhase(geometry, structure.phase_soft),
         )
         for _ in range(geometry.layers)
     ]

@@ -192,6 +192,18 @@ class TrainConfig:
         except ValueError as error:
             raise ConfigError(f"structure.{error}") from None
         require(attention != "lrf-ssa" or self.quant_steps == 0, "lrf-ssa has no integer form; set quant_steps to 0")
+        require(
+            self.network == "spiking" or self.geometry.phase == "none",
+            f"phase is about the spiking network; choose a geometry without for {self.network}",
+        )
+        require(
+            self.geometry.phase != "none" or self.structure.phase_soft,
+            "structure.phase_soft is about phase codes: leave it at True, or choose a geometry with a phase",
+        )
+        require(
+            self.geometry.phase_over == "steps" or self.inference == "stream",
+            "a phase over tokens counts the steps of an episode, as a stream does; set inference to stream",
+        )
         heads = self.structure.heads
         require(
             self.structure.taps != "head" or self.geometry.d_model % heads == 0,
