@@ -4,11 +4,13 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from model.data import offline
 from model.deployed.artifact import ArtifactError
 from model.deployed.geometry import Geometry, GeometryError
 from model.deployed.golden import GoldenNetwork, phase_bits
@@ -22,9 +24,14 @@ from model.network.layers import Structure, float_network
 from model.network.network import Network, Record
 from model.network.norm import PTBN
 from model.network.phase import SHARPNESS, LearnedPhase
+from model.training.checkpoint import Checkpoint
 from model.training.config import ConfigError, TrainConfig
+from model.training.deployment import export
+from model.training.trainer import Trainer
+from tests import swing
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
 
 OVER = {"steps": {}, "tokens": {"phase_over": "tokens", "period": 5}}
 CASES = {
@@ -266,6 +273,34 @@ def test_there_is_no_circuit_and_no_graph() -> None:
 def test_trainings_that_cannot_be_are_refused(choices: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=f"^{says}"):
         TrainConfig(**{"geometry": CASES["query over tokens"], "quant_steps": 0} | choices)
+
+
+def test_training_tells_the_network_where_its_windows_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swing.make(tmp_path, "test/swing-v0", [40, 25, 60])
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    config = TrainConfig(
+        CASES["input over tokens"], length=8, batch=6, steps=3, quant_steps=2, return_scale=5.0, held_out=0.3
+    )
+    run = Trainer(config, offline.load("test/swing-v0"), tmp_path / "run", False, 100, "test")
+    expected, forward, seen = np.random.default_rng(0), Network.forward, []
+
+    def spy(network, tokens, real=None, record=None, start=None):
+        seen.append(None if start is None else start.tolist())
+        return forward(network, tokens, real, record, start)
+
+    monkeypatch.setattr(Network, "forward", spy)
+    run.run(progress=False)
+    drawn = [run.windows.sample(6, 8, expected)[3].tolist() for _ in range(5)]
+    assert [start for start in seen if start is not None and len(start) == 6] == drawn
+    assert None not in seen
+    assert len({step for start in drawn for step in start}) > 10
+
+    # and what it came to is deployed as it was trained
+    policy, _ = export(tmp_path / "run" / "quant.pt")
+    golden, stream = GoldenNetwork(policy), Checkpoint.load(tmp_path / "run" / "quant.pt").network.eval().stream()
+    for token in random_tokens(policy, 12, 0):
+        action = stream.decide(torch.from_numpy(token).float()[None])[0]
+        assert np.array_equal(action.double().numpy() * 2**15, golden.decide(token).action)
 
 
 def test_only_a_code_over_tokens_learns_what_depends_on_the_step_of_the_episode() -> None:
