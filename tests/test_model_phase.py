@@ -243,7 +243,7 @@ def test_geometries_without_a_phase_are_what_they_were() -> None:
         ({"phase": "query", "period": 8}, "period goes with phase_over tokens alone: leave it at 16"),
         ({"phase": "query", "phase_over": "tokens", "period": 0}, "period must be a positive integer, not 0"),
         ({"phase": "query", "heads": 3}, "d_model 16 cannot be shared among 3 heads; choose a divisor"),
-        ({"heads": 4}, "heads goes with sssa, tssa, lrf-ssa alone, or a phase: leave it at 1 for pssa"),
+        ({"heads": 4}, "heads goes with sssa, tssa, lrf-ssa alone, or a phase or routing: leave it at 1 for pssa"),
     ],
 )
 def test_phases_that_cannot_be_are_refused(choices: dict, says: str) -> None:

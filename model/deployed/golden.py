@@ -62,6 +62,17 @@ def phase_bits(table: Integers, g: Geometry, time: Integers) -> Bits:
     return np.broadcast_to(table[at, of_head] == 1, (g.steps, *time.shape, g.d_model))
 
 
+def shift_of_heads(query: Bits, threshold: Integers, heads: int) -> Integers:
+    """Return by how many places each channel's current is shifted down: its head's thresholds that are not exceeded.
+
+    A head counts its query spikes [steps, ..., channels] in all steps; threshold [2, heads] -> [..., channels].
+    """
+    channels = query.shape[-1]
+    count = np.add.reduceat(query.sum(axis=0), np.arange(0, channels, channels // heads), axis=-1)
+    quiet: Integers = np.sum([count <= each for each in threshold], axis=0)
+    return quiet[..., np.arange(channels) * heads // channels]
+
+
 def head(membrane: Integers, weight: Integers, shift: Integers, bias: Integers, table: Integers) -> Integers:
     """Look the action up: `table[clip(floor((W sum_t x[t] + bias) / 2**shift) + entries/2)]`.
 
@@ -212,8 +223,9 @@ class GoldenNetwork:
             trace.active_rows[name] = np.count_nonzero(spikes.any(axis=0), axis=-1).tolist()
             return spiking_linear(spikes, self._weights[f"{name}.weight"])
 
-        def neuron(current: Integers, name: str) -> Bits:
-            trace.spikes[name], _ = lif(current, p[f"{name}.threshold"])
+        def neuron(current: Integers, name: str, places: int | Integers = 0) -> Bits:
+            # a current that is some places smaller, by a threshold that is as much larger
+            trace.spikes[name], _ = lif(current, p[f"{name}.threshold"] << places)
             return trace.spikes[name]
 
         def spiking(spikes: Bits, name: str) -> Bits:
@@ -239,7 +251,11 @@ class GoldenNetwork:
                 trace.spikes[f"{at}.{name}"], trace.active_rows[f"{at}.{name}"] = spikes, rows
             current, clipped = attend(self.attention[layer], projected)
             trace.saturations += clipped
-            x = shortcut(x, neuron(current, f"{at}.window"), f"{at}.proj")
+            places: int | Integers = 0
+            if g.routing == "count":
+                query = projected[g.projections.index("query")]
+                places = shift_of_heads(query, p[f"{at}.routing.threshold"], g.heads)
+            x = shortcut(x, neuron(current, f"{at}.window", places), f"{at}.proj")
             s = trace.spikes[f"{at}.mlp"] = lif(x, p["entry.threshold"])[0]
             h = spiking(s, f"{at}.fc1")
             x = shortcut(x, h, f"{at}.fc2")

@@ -33,6 +33,8 @@ def random_policy(
             tensors[name] = rng.integers(0, 9, shape)
         elif part in ("weight", "table", "gain", "local", "readout"):
             tensors[name] = rng.integers(low, high + 1, shape)
+        elif name.endswith("routing.threshold"):
+            tensors[name] = rng.integers(low, high // 2 + 1, shape)
         elif name.endswith("window.threshold"):
             tensors[name] = rng.integers(0, 2 + _usual_attention(geometry), shape)
         elif name.endswith(("key.threshold", "value.threshold", "query.threshold")):

@@ -16,6 +16,7 @@ from model.network.match import Match
 from model.network.network import Block, Network
 from model.network.norm import NORMS, linear_norm
 from model.network.phase import LearnedPhase
+from model.network.routing import routing
 
 THRESHOLD = 0.5
 TAPS = ("channel", "head", "shared", "or")
@@ -200,6 +201,7 @@ def float_network(geometry: Geometry, inputs: int, actions: int, structure: Stru
             fc1=Spiking(d, h, norm),
             fc2=Residual(h, d, norm),
             phase=None if geometry.phase == "none" else LearnedPhase(geometry, structure.phase_soft),
+            routing=routing(geometry),
         )
         for _ in range(geometry.layers)
     ]

@@ -16,6 +16,7 @@ from model.deployed.geometry import Geometry
 from model.network.attention import Attention, Rows
 from model.network.neuron import lif
 from model.network.phase import Phase
+from model.network.routing import Routing
 
 Attend = Callable[[Attention, Tensor, Tensor, Tensor | None], Tensor]
 """(attention, key, value, query), spikes [steps, rows, d] -> the current of the neurons behind [steps, rows, d]."""
@@ -45,7 +46,8 @@ class Block(nn.Module):
     """One layer: the attention sub-block and the MLP sub-block, both on the membrane shortcut.
 
     kvq : spikes [.., d] -> spikes [.., 3 d], key, value and query side by side; [.., 2 d] where there is no query.
-    proj, fc2 : (spikes, x) -> x; fc1 : spikes -> spikes. phase : codes of its heads, None where there are none.
+    proj, fc2 : (spikes, x) -> x; fc1 : spikes -> spikes. phase, routing : codes and gains of its heads, None
+    where there are none.
     """
 
     def __init__(
@@ -56,10 +58,11 @@ class Block(nn.Module):
         fc1: nn.Module,
         fc2: nn.Module,
         phase: Phase | None = None,
+        routing: Routing | None = None,
     ) -> None:
         super().__init__()
         self.kvq, self.attention, self.proj, self.fc1, self.fc2 = kvq, attention, proj, fc1, fc2
-        self.phase = phase
+        self.phase, self.routing = phase, routing
 
     def forward(
         self, x: Tensor, entry: Tensor, attend: Attend, note: Callable[..., None], time: Tensor | None
@@ -74,6 +77,8 @@ class Block(nn.Module):
         if self.phase is not None and "query" in spikes:
             spikes["query"] = self.phase.on_query(spikes["query"], time)
         current = attend(self.attention, spikes["key"], spikes["value"], spikes.get("query"))
+        if self.routing is not None:
+            current = self.routing(current, spikes.get("query"))
         o = lif(current, self.attention.threshold)
         note(entry=s, **spikes, window=o)
         x = self.proj(o, x)

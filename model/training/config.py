@@ -192,9 +192,14 @@ class TrainConfig:
         except ValueError as error:
             raise ConfigError(f"structure.{error}") from None
         require(attention != "lrf-ssa" or self.quant_steps == 0, "lrf-ssa has no integer form; set quant_steps to 0")
+        for name in ("phase", "routing"):
+            require(
+                self.network == "spiking" or getattr(self.geometry, name) == "none",
+                f"{name} is about the spiking network; choose a geometry without for {self.network}",
+            )
         require(
-            self.network == "spiking" or self.geometry.phase == "none",
-            f"phase is about the spiking network; choose a geometry without for {self.network}",
+            self.geometry.routing != "mlp" or self.quant_steps == 0,
+            "routing mlp has no integer form; set quant_steps to 0, or choose count",
         )
         require(
             self.geometry.phase != "none" or self.structure.phase_soft,
