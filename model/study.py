@@ -34,6 +34,7 @@ from model.studies import (
     entropy,
     expert,
     field,
+    modules,
     norms,
     position,
     rates,
@@ -62,6 +63,7 @@ STUDIES: dict[str, Study] = {
         dropout.STUDY,
         expert.STUDY,
         convergence.STUDY,
+        modules.STUDY,
     )
 }
 """Every study by name."""
