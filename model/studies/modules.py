@@ -59,12 +59,16 @@ def state_bits(g: Geometry) -> int:
 
 @torch.no_grad()
 def operations(g: Geometry) -> dict[str, float]:
-    """Count the operations of a decision that do not depend on spikes: additions, multiplications, functions.
+    """Count the operations of a decision that do not depend on spikes.
 
-    Of a float network as drawn, whose neurons are silent; what it differs by from one without modules, they cost.
+    ands : of spikes with the codes' bits; elementwise : additions, comparisons, and multiplications by a gain;
+    multiplies : of matrix products; functions : of real numbers. Of a float network as drawn, whose neurons are silent; what it differs by from one without modules, they cost.
     """
     torch.manual_seed(0)
     network = float_network(g, g.input_size, g.action_size, Structure()).eval()
+    for block in network.blocks:
+        for parameter in () if block.routing is None else block.routing.parameters():
+            parameter.normal_()  # weights that begin at zero would not count as factors
     observer, results = Observer(network), []
     with observer:
         stream = network.stream()
@@ -72,7 +76,7 @@ def operations(g: Geometry) -> dict[str, float]:
             results.append(stream.decide(observer.token(token.clone(), REAL)))
             observer.forget([*stream.state, *results])
     layers = count(Observation(observer.live(results), torch.cat(results)), g, True, 1)
-    names = {"ands": "slots", "additions": "elementwise", "multiplies": "multiplies", "functions": "functions"}
+    names = {"ands": "slots", "elementwise": "elementwise", "multiplies": "multiplies", "functions": "functions"}
     return {name: sum(getattr(layer, field) for layer in layers) for name, field in names.items()}
 
 
@@ -194,7 +198,7 @@ STUDY = Study(
         "return",
         "spikes",
         "more_ands",
-        "more_additions",
+        "more_elementwise",
         "more_multiplies",
         "more_functions",
         "stored_bits",
