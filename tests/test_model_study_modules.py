@@ -11,6 +11,7 @@ import torch
 from model import study
 from model.data.tasks import find
 from model.deployed.presets import TINY
+from model.network import layers
 from model.network.routing import MlpRouting
 from model.studies import modules
 from tests import swing
@@ -53,6 +54,8 @@ def test_operations_are_those_of_the_equations() -> None:
 def test_the_study_measures_what_training_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     swing.make(tmp_path, find("pendulum-mixed").dataset, [60, 50, 40])
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    # low enough for a network of eight updates to spike
+    monkeypatch.setattr(layers, "THRESHOLD", 0.05)
     monkeypatch.setattr(modules, "VARIANTS", {name: modules.VARIANTS[name] for name in SHOWN})
     small = ["--task", "pendulum-mixed", "--geometry", "TINY", "--batch", "8", "--seeds", "1", "--episodes", "0"]
     places = ["--out", str(tmp_path / "runs"), "--json", str(tmp_path / "m.json"), "--png", str(tmp_path / "m.png")]
@@ -65,5 +68,6 @@ def test_the_study_measures_what_training_logged(tmp_path: Path, monkeypatch: py
     coded = rows["entry, tokens"]
     assert len(coded["omega"]) == len(coded["first_phi"]) == 2 * 4
     assert 0 < coded["moved"] < 0.02  # eight steps of Adam
-    assert coded["soft_loss"] > 0
+    assert coded["soft_loss"] != pytest.approx(coded["bits_loss"], abs=1e-6)
+    assert all(row["spikes"] > 10 for row in rows.values())
     assert (tmp_path / "m.png").stat().st_size > 10_000

@@ -62,7 +62,8 @@ def operations(g: Geometry) -> dict[str, float]:
     """Count the operations of a decision that do not depend on spikes.
 
     ands : of spikes with the codes' bits; elementwise : additions, comparisons, and multiplications by a gain;
-    multiplies : of matrix products; functions : of real numbers. Of a float network as drawn, whose neurons are silent; what it differs by from one without modules, they cost.
+    multiplies : of matrix products; functions : of real numbers. Of a float network as drawn, whose neurons are silent:
+    what it differs by from one without modules, they cost.
     """
     torch.manual_seed(0)
     network = float_network(g, g.input_size, g.action_size, Structure()).eval()
