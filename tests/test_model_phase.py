@@ -254,9 +254,11 @@ def test_phases_that_cannot_be_are_refused(choices: dict, says: str) -> None:
         dataclasses.replace(ungated, phase="query")
 
 
-def test_there_is_no_circuit_and_no_graph() -> None:
-    g = CASES["query over steps"]
-    with pytest.raises(GeometryError, match=r"^there is no circuit for phase codes yet: score this policy with"):
+def test_there_is_no_circuit_at_the_entry_and_no_graph() -> None:
+    g = CASES["input over steps"]
+    with pytest.raises(
+        GeometryError, match=r"^there is no circuit for phase codes at a layer's entry yet, only on the"
+    ):
         g.require_circuit()
     with pytest.raises(nir_graph.NirError, match=r"^NIR cannot express phase codes: "):
         nir_graph.to_nir(random_policy(g, 0))

@@ -433,9 +433,9 @@ class Geometry:
             "score this policy with python -m model.evaluate, or build a geometry with one of these",
         )
         _require(
-            self.phase == "none",
-            "there is no circuit for phase codes yet: score this policy with python -m model.evaluate, or build a "
-            "geometry with phase none",
+            self.phase != "input",
+            "there is no circuit for phase codes at a layer's entry yet, only on the query: score this policy with "
+            "python -m model.evaluate, or build a geometry with phase query or none",
         )
         _require(
             self.routing == "none",
