@@ -18,7 +18,7 @@ class PhaseGate(wiring.Component):
     -------
     new_episode : the next token is an episode's first
     advance : a decision is over
-    entering, entering_info : a group of sums enters the neuron bank; with queries' sums their layer's bits are looked up
+    entering, entering_info : a group of sums enters the neuron bank; with queries' their layer's bits are looked up
     i_group, i_info, i : spikes from the neuron bank
     o : the same, gated where they are queries'
     phase : policy loading
