@@ -68,6 +68,9 @@ def test_the_study_measures_what_training_logged(tmp_path: Path, monkeypatch: py
     coded = rows["entry, tokens"]
     assert len(coded["omega"]) == len(coded["first_phi"]) == 2 * 4
     assert 0 < coded["moved"] < 0.02  # eight steps of Adam
+    assert len(coded["bits"]) == len(coded["first_bits"]) == 2 * 16 * 4
+    assert 0 <= coded["changed_bits"] < 0.1
+    assert 0.3 < sum(coded["bits"]) / len(coded["bits"]) < 0.7
     assert coded["soft_loss"] != pytest.approx(coded["bits_loss"], abs=1e-6)
     assert all(row["spikes"] > 10 for row in rows.values())
     assert (tmp_path / "m.png").stat().st_size > 10_000

@@ -112,13 +112,14 @@ def held_out(bench: Bench, saved: Checkpoint) -> Row:
 
 
 def codes(network: Network) -> Row:
-    """Return omega and phi of all layers' heads."""
+    """Return omega, phi and the bits of all layers' heads."""
     phases = [block.phase for block in network.blocks if isinstance(block.phase, LearnedPhase)]
-    return {name: [value for phase in phases for value in getattr(phase, name).tolist()] for name in ("omega", "phi")}
+    row: Row = {n: [value for phase in phases for value in getattr(phase, n).tolist()] for n in ("omega", "phi")}
+    return row | {"bits": [int(bit) for phase in phases for bit in phase.bits().flatten()]}
 
 
 def first_codes(config: TrainConfig, inputs: int, actions: int) -> Row:
-    """Return omega and phi that a training of the configuration begins with."""
+    """Return the same that a training of the configuration begins with, as "first_omega" and so on."""
     torch.manual_seed(config.seed)
     network = build(config, inputs, actions, quantised=False)
     assert isinstance(network, Network)
@@ -128,15 +129,15 @@ def first_codes(config: TrainConfig, inputs: int, actions: int) -> Row:
 def _row(bench: Bench, label: str, run: Run, score: dict[str, Any], none: dict[str, float]) -> Row:
     saved, g = run.load(), run.config.geometry
     assert isinstance(saved.network, Network)
-    row = (
-        flown(label, run, score) | held_out(bench, saved) | {"stored_bits": stored_bits(g), "state_bits": state_bits(g)}
-    )
+    row = flown(label, run, score) | held_out(bench, saved)
+    row |= {"rows": score["active_rows_per_decision"], "stored_bits": stored_bits(g), "state_bits": state_bits(g)}
     row |= {f"more_{name}": value - none[name] for name, value in operations(g).items()}
     if g.phase != "none":
         inputs = len(saved.normaliser.mean) + saved.actions + 1
         row |= codes(saved.network) | first_codes(run.config, inputs, saved.actions)
         moved = [np.abs(np.subtract(row[name], row[f"first_{name}"])).mean() for name in ("omega", "phi")]
         row["moved"] = float(np.mean(moved))
+        row["changed_bits"] = float(np.mean(np.not_equal(row["bits"], row["first_bits"])))
     return row
 
 
@@ -158,19 +159,13 @@ def measure(bench: Bench) -> list[Row]:
     return rows
 
 
-def _arrows(axes: Axes, rows: list[Row], title: str) -> None:
-    """Draw every code of the rows from where it began to where it came to."""
-    for number, seed in enumerate(plots.names(rows, "seed")):
-        mine = [row for row in rows if row["seed"] == seed]
-        for row in mine:
-            for begin, end in zip(
-                zip(row["first_omega"], row["first_phi"], strict=True),
-                zip(row["omega"], row["phi"], strict=True),
-                strict=True,
-            ):
-                axes.plot(*zip(begin, end, strict=True), color=plots.COLOURS[number], linewidth=1)
-            axes.plot(row["omega"], row["phi"], "o", color=plots.COLOURS[number], markersize=4, label=f"seed {seed}")
-    axes.set(title=title, xlabel="omega (rad per time)", ylabel="phi (rad)")
+def _plane(axes: Axes, rows: list[Row], title: str) -> None:
+    """Draw omega and phi of every code of the rows, and a cross where each began."""
+    for number, row in enumerate(rows):
+        axes.plot(row["first_omega"], row["first_phi"], "x", color=plots.COLOURS[number], markersize=7, alpha=0.5)
+        axes.plot(row["omega"], row["phi"], ".", color=plots.COLOURS[number], label=f"seed {row['seed']}")
+    axes.set(title=title, xlabel="omega (rad per time); x: at first", ylabel="phi (rad)", ylim=(-0.4, 8.2))
+    axes.legend(loc="upper right", ncols=2, fontsize=7)
 
 
 def draw(figure: Figure, rows: list[Row]) -> None:
@@ -182,8 +177,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
     for axes in (returns, spikes):
         axes.set_yticklabels([])
     for axes, name in ((steps, "query, steps (paper)"), (tokens, "entry, tokens")):
-        _arrows(axes, [row for row in rows if row["variant"] == name], name)
-    steps.legend(title="line: from its first value", fontsize=8)
+        _plane(axes, [row for row in rows if row["variant"] == name], name)
 
 
 STUDY = Study(
@@ -198,6 +192,7 @@ STUDY = Study(
         "soft_loss",
         "return",
         "spikes",
+        "rows",
         "more_ands",
         "more_elementwise",
         "more_multiplies",
@@ -205,6 +200,7 @@ STUDY = Study(
         "stored_bits",
         "state_bits",
         "moved",
+        "changed_bits",
     ),
     size=(15.0, 4.0),
 )
