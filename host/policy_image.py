@@ -100,6 +100,12 @@ def pack(policy: "Policy") -> PolicyImage:
         layers = [pack_dendrites(g, t, f"layer{layer}.dynamics") for layer in range(g.layers)]
         rows["dendrites"] = np.concatenate(layers)
 
+    if "phase" in sections:
+        codes = np.stack([t[f"layer{layer}.phase.bits"] for layer in range(g.layers)])  # [layers, times, heads]
+        rows["phase"] = (
+            codes.reshape(-1, g.heads) if g.phase_over == "tokens" else codes.swapaxes(1, 2).reshape(g.layers, -1)
+        )
+
     bias = np.zeros((1 + g.layers * g.passes_per_layer, d), np.int64)
     second = np.zeros_like(bias)  # threshold or shift
     for span, bias_name, second_name in _channel_spans(g):
@@ -140,6 +146,7 @@ def _field_bits(g: Geometry) -> dict[str, int]:
         "weights": g.weight_bits,
         "taps": g.weight_bits,
         "dendrites": 1,
+        "phase": 1,
         "channels": channel_bits(g),
         "embed": g.dense_weight_bits,
         "head": g.dense_weight_bits,
@@ -187,6 +194,14 @@ def unpack(g: Geometry, sections: Mapping[str, Words], registers: Mapping[str, i
     if "dendrites" in memory:
         for layer, dendrites in enumerate(np.split(fields("dendrites", signed=False), g.layers)):
             tensors |= unpack_dendrites(g, dendrites, f"layer{layer}.dynamics")
+
+    if "phase" in memory:
+        codes = fields("phase", signed=False)
+        by_layer = codes.reshape(g.layers, -1, g.heads)
+        if g.phase_over == "steps":
+            by_layer = codes.reshape(g.layers, g.heads, g.steps).swapaxes(1, 2)
+        for layer in range(g.layers):
+            tensors[f"layer{layer}.phase.bits"] = by_layer[layer]
 
     channels = fields("channels", signed=False).reshape(-1, d)
     low = channels & ((1 << g.bias_bits) - 1)

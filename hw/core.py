@@ -15,6 +15,7 @@ from hw.match import MatchWindow
 from hw.memory import load_port
 from hw.memory_map import attention_sections, memory_map
 from hw.passes import Kind
+from hw.phase import PhaseGate
 from hw.registers import ROW_UNITS, UNITS
 from hw.residual import ResidualStore
 from hw.sequencer import Sequencer
@@ -110,8 +111,24 @@ class DecisionCore(wiring.Component):
             self.tokens.eq(window.tokens),
         ]
 
+        # Phase codes stand between bank and attention where there are any
+        attention_spikes, coded = bank.o, []
+        if g.phase == "query":
+            m.submodules.phase = phase = PhaseGate(g)
+            m.d.comb += [
+                phase.new_episode.eq(window.new_episode),
+                phase.advance.eq(self.done),
+                phase.entering.eq(bank.i_valid),
+                phase.entering_info.eq(bank.i_info),
+                phase.i_group.eq(bank.o_group),
+                phase.i_info.eq(bank.o_info),
+                phase.i.eq(bank.o),
+            ]
+            attention_spikes, coded = phase.o, [(self.phase, phase, phase.phase)]
+
         # Policy memories
         for port, unit, inner in (
+            *coded,
             (self.weights, lanes, lanes.load),
             (self.channels, bank, bank.channels),
             (self.embed, embed, embed.load),
@@ -178,12 +195,12 @@ class DecisionCore(wiring.Component):
                 bank.residual[c].eq(residual.o[c]),
                 head.i[c].eq(bank.membrane[c]),
             ]
-        for unit in (sequencer, window):
+        for unit, spikes in ((sequencer, bank.o), (window, attention_spikes)):
             m.d.comb += [
                 unit.i_valid.eq(bank.o_valid),
                 unit.i_group.eq(bank.o_group),
                 unit.i_info.eq(bank.o_info),
-                unit.i.eq(bank.o),
+                unit.i.eq(spikes),
             ]
 
         # Embedding and head

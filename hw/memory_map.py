@@ -127,9 +127,20 @@ def memory_map(g: Geometry) -> dict[str, Section]:
     """Return the sections by name, in page order. Raises `GeometryError` where there is no circuit of that geometry."""
     g.require_circuit()
     attention = _attention_shapes(g)
+    over_tokens = g.phase_over == "tokens"
+    phase = (
+        "phase",
+        g.layers * (g.period if over_tokens else 1),
+        g.heads * (1 if over_tokens else g.steps),
+        True,
+        "phase codes: layer by layer, a row per token of the period, a bit per head"
+        if over_tokens
+        else "phase codes: a row per layer, head by head, step by step",
+    )
     shapes = (
         ("weights", g.weight_rows, g.d_model * g.weight_bits, True, "weight rows in the order of the passes"),
         *(shape for shape in attention if shape[3]),
+        *([phase] if g.phase == "query" else []),
         (
             "channels",
             (1 + g.layers * g.passes_per_layer) * g.groups,

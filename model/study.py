@@ -34,6 +34,7 @@ from model.studies import (
     entropy,
     expert,
     field,
+    modules,
     norms,
     position,
     rates,
@@ -66,6 +67,7 @@ STUDIES: dict[str, Study] = {
         convergence.STUDY,
         sparse_cost.STUDY,
         sparse.STUDY,
+        modules.STUDY,
     )
 }
 """Every study by name."""

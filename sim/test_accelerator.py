@@ -26,6 +26,10 @@ OTHERS = {
     dataclasses.replace(ODD.with_attention("tssa"), heads=2): "ODD TSSA, 2 heads",
     TINY_LRF: "TINY LRF-Dyn",
     ODD_LRF: "ODD LRF-Dyn, ungated",
+    dataclasses.replace(TINY, heads=4, phase="query"): "TINY, phase over steps",
+    dataclasses.replace(
+        TINY.with_attention("tssa"), heads=2, phase="query", phase_over="tokens", period=7
+    ): "TINY TSSA, phase over tokens",
 }
 MILLION = {
     **dict.fromkeys(("HOPPER_Z2", "HOPPER_Z2_LEAN", "HOPPER_Z2_SSSA", "HOPPER_Z2_TSSA", "HOPPER_Z2_LRF"), 20000),

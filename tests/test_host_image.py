@@ -40,6 +40,10 @@ def geometries(draw):
     if draw(st.booleans()):
         del choices["window"]
         choices |= {"attention": "lrf-dyn", "dendrites": draw(st.integers(2, 9)), "gate": draw(st.booleans())}
+    if choices.get("gate", True) and draw(st.booleans()):
+        choices |= {"phase": "query", "heads": draw(st.sampled_from((1, group)))}
+        if draw(st.booleans()):
+            choices |= {"phase_over": "tokens", "period": draw(st.integers(1, 9))}
     try:
         return Geometry(**choices)
     except GeometryError:

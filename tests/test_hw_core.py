@@ -99,6 +99,9 @@ def test_decides_as_golden(geometry, seed, data):
         dataclasses.replace(
             TINY, d_model=24, group=4, layers=1, window=16, mlp_ratio=1, action_size=1, rows_per_cycle=4
         ),
+        dataclasses.replace(TINY, heads=4, phase="query"),
+        dataclasses.replace(ODD.with_attention("tssa"), heads=4, phase="query", phase_over="tokens", period=3),
+        dataclasses.replace(TINY.with_attention("lrf-dyn"), heads=1, phase="query", phase_over="tokens", period=1),
     ],
     ids=[
         "ODD",
@@ -106,6 +109,9 @@ def test_decides_as_golden(geometry, seed, data):
         "one group, one step",
         "more actions than the head sums at a time",
         "a window that takes longer than the rest",
+        "a phase over steps",
+        "a phase over tokens",
+        "a phase that is always the same",
     ],
 )
 def test_presets_and_corners_decide_as_golden(geometry):

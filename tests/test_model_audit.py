@@ -66,6 +66,27 @@ def test_every_attention_with_an_integer_form_holds(attention: str, heads: int) 
     assert audit.equals_golden(into, tokens, seen.actions)
 
 
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"phase": "query"},
+        {"phase": "input"},
+        {"phase": "query", "phase_over": "tokens", "period": 3},
+        {"phase": "input", "phase_over": "tokens", "period": 5},
+        {"routing": "count"},
+    ],
+    ids=lambda choices: " ".join(map(str, choices.values())),
+)
+def test_every_module_that_deploys_holds(choices: dict[str, Any]) -> None:
+    into = subject(dataclasses.replace(TINY, heads=4, **choices))
+    tokens = torch.from_numpy(random_tokens(into.policy, 7, 2))
+    seen = into.observe(tokens, True)
+    result = audit.audit(seen, into.geometry)
+    assert wrongs(result) == {}
+    assert {row.layer for row in result.rows if row.multiplications} == {"embed", "head"}
+    assert audit.equals_golden(into, tokens, seen.actions)
+
+
 @pytest.mark.parametrize("geometry", [TINY, ODD], ids=["tiny", "odd"])
 def test_a_deployed_network_multiplies_in_embedding_and_head_alone(geometry: Geometry) -> None:
     result = look(subject(geometry))

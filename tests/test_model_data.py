@@ -115,7 +115,7 @@ def test_tokens_hold_the_true_previous_action_and_the_return_to_go() -> None:
 def test_windows_are_right_aligned_runs_of_one_episode() -> None:
     source = episodes()
     windows = offline.windows(source, np.arange(3), Normaliser.of(source, 1.0))
-    tokens, actions, real = windows.sample(500, 8, np.random.default_rng(0))
+    tokens, actions, real, start = windows.sample(500, 8, np.random.default_rng(0))
     order = {token.tobytes(): n for n, token in enumerate(windows.tokens)}
     owner = np.repeat(np.arange(3), source.lengths)
     assert real[:, -1].all()
@@ -123,9 +123,10 @@ def test_windows_are_right_aligned_runs_of_one_episode() -> None:
     assert 0.1 < 1 - real.mean() < 0.5
     assert (tokens[~real] == 0).all()
     seen = set()
-    for window, action, mask in zip(tokens, actions, real, strict=True):
+    for window, action, mask, first in zip(tokens, actions, real, start, strict=True):
         index = [order[token.tobytes()] for token in window[mask]]
         assert index == list(range(index[0], index[0] + len(index)))
+        assert first == index[0] - source.starts[owner[index[0]]]
         assert len({owner[n] for n in index}) == 1
         np.testing.assert_array_equal(action[mask], source.actions[index])
         seen.update(index)
@@ -141,7 +142,7 @@ def test_only_chosen_episodes_are_drawn_and_none_is_in_both_parts() -> None:
     assert sorted([*train, *held]) == list(range(40))
     assert not np.array_equal(held, offline.split(source, 0.1, seed=4)[1])
     windows = offline.windows(source, held, Normaliser.of(source, 1.0))
-    _, actions, real = windows.sample(200, 8, np.random.default_rng(0))
+    _, actions, real, _ = windows.sample(200, 8, np.random.default_rng(0))
     allowed = {source.actions[n].tobytes() for e in held for n in range(5 * e, 5 * e + 5)}
     assert {action.tobytes() for action in actions[real]} == allowed
 

@@ -46,6 +46,19 @@ GEOMETRIES |= {
     "odd, tssa, 5 heads": dataclasses.replace(ODD.with_attention("tssa"), heads=5),
     "odd, sssa, 20 heads": dataclasses.replace(ODD.with_attention("sssa"), heads=20),
     "guarded, tssa, 2 heads": dataclasses.replace(GUARDED.with_attention("tssa"), heads=2),
+    "tiny, phase on query": dataclasses.replace(TINY, heads=4, phase="query"),
+    "odd, phase at entry": dataclasses.replace(ODD, heads=5, phase="input"),
+    "tiny, tssa, phase on query over tokens": dataclasses.replace(
+        TINY.with_attention("tssa"), heads=2, phase="query", phase_over="tokens", period=5
+    ),
+    "tiny, routed": dataclasses.replace(TINY, heads=4, routing="count"),
+    "odd, tssa, routed with a phase": dataclasses.replace(
+        ODD.with_attention("tssa"), heads=5, phase="query", routing="count"
+    ),
+    "guarded, lrf-dyn, routed": dataclasses.replace(GUARDED.with_attention("lrf-dyn"), heads=2, routing="count"),
+    "odd, lrf-dyn, phase at entry over tokens": dataclasses.replace(
+        ODD.with_attention("lrf-dyn"), heads=4, phase="input", phase_over="tokens", period=3
+    ),
 }
 
 torch.set_num_threads(1)

@@ -121,7 +121,7 @@ def test_another_attention_keeps_the_heads_it_has_a_use_for() -> None:
 @pytest.mark.parametrize(
     ("choices", "says"),
     [
-        ({"heads": 4}, "heads goes with sssa, tssa, lrf-ssa alone: leave it at 1 for pssa"),
+        ({"heads": 4}, "heads goes with sssa, tssa, lrf-ssa alone, or a phase or routing: leave it at 1 for pssa"),
         ({"attention": "lrf-dyn", "window": 8, "heads": 2}, "heads goes with sssa, tssa, lrf-ssa alone"),
         ({"attention": "tssa", "heads": 3}, "d_model 16 cannot be shared among 3 heads; choose a divisor"),
         ({"attention": "tssa", "heads": 32}, "d_model 16 cannot be shared among 32 heads; choose a divisor"),

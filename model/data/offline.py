@@ -186,11 +186,14 @@ class Windows:
     starts: NDArray[np.int64]
     lengths: NDArray[np.int64]
 
-    def sample(self, batch: int, length: int, rng: np.random.Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    def sample(
+        self, batch: int, length: int, rng: np.random.Generator
+    ) -> tuple[Floats, Floats, NDArray[np.bool_], NDArray[np.int64]]:
         """Draw windows: episodes in proportion to length, then any offset that shows at least one step.
 
-        Returns tokens [batch, length, inputs], actions [batch, length, action] and real [batch, length]. A window that
-        reaches beyond its episode holds the steps there are at its right end and zeros before them.
+        Returns tokens [batch, length, inputs], actions [batch, length, action], real [batch, length] and start [batch],
+        the step of its episode that a window shows first. A window that reaches beyond its episode holds the steps
+        there are at its right end and zeros before them.
         """
         episode = rng.choice(len(self.lengths), batch, p=self.lengths / self.lengths.sum())
         # offsets from before the first step on: else an episode's first steps would be seen less than the rest
@@ -200,7 +203,7 @@ class Windows:
         column = np.arange(length) - length + last[:, None]  # step shown in each column, right-aligned
         real = column >= first[:, None]
         index = self.starts[episode][:, None] + np.maximum(column, 0)
-        return self.tokens[index] * real[..., None], self.actions[index] * real[..., None], real
+        return self.tokens[index] * real[..., None], self.actions[index] * real[..., None], real, first
 
 
 @dataclass(frozen=True)

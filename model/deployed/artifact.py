@@ -53,6 +53,12 @@ def tensor_ranges(g: Geometry, inputs: int, actions: int) -> dict[str, tuple[tup
             table[f"layer{layer}.{name}.threshold"] = ((outputs,), *threshold)
         table |= {f"layer{layer}.{name}": entry for name, entry in _attention_ranges(g).items()}
         table[f"layer{layer}.window.threshold"] = ((d,), *threshold)
+        if g.phase != "none":
+            table[f"layer{layer}.phase.bits"] = ((g.phase_times, g.heads), 0, 1)
+        if g.routing == "count":
+            table[f"layer{layer}.routing.threshold"] = ((2, g.heads), -1, g.largest_query_count)
+        if g.phase == "input":
+            table[f"layer{layer}.phase.current"] = ((d,), *signed(g.membrane_bits))
         for name, fan_in in (("proj", d), ("fc2", h)):
             table[f"layer{layer}.{name}.weight"] = ((d, fan_in), *weight)
             table[f"layer{layer}.{name}.shift"] = ((d,), 0, (1 << g.residual_shift_bits) - 1)
@@ -120,6 +126,8 @@ class Policy:
             )
         if g.attention == "lrf-ssa":
             raise ArtifactError("lrf-ssa has no integer form; choose pssa, sssa, tssa or lrf-dyn")
+        if g.routing == "mlp":
+            raise ArtifactError("routing mlp has no integer form; choose count or none")
         expected = tensor_ranges(g, self.input_size, self.action_size)
         if set(expected) != set(self.tensors):
             odd = ", ".join(sorted(set(expected) ^ set(self.tensors)))

@@ -25,6 +25,15 @@ CIRCUIT_CHOICES = ("rows_per_cycle", "group")
 """Fields of `Geometry` that are the circuit's alone: how many rows and channels it takes at a time. They change cycles,
 places in memory and the order of a signature; a policy's integers and actions are the same whatever they are."""
 
+PHASES = ("none", "query", "input")
+"""Where the phase codes of the heads act (docs/modules.md)."""
+
+PHASE_CLOCKS = ("steps", "tokens")
+"""What a phase code counts: the SNN steps of a token, or environment steps modulo `Geometry.period`."""
+
+ROUTINGS = ("none", "count", "mlp")
+"""How a token chooses a gain per head (docs/modules.md)."""
+
 _DILATIONS = (3, 5)
 _MATCHING = ("sssa", "tssa", "lrf-ssa")
 _GOES_WITH = {"dendrites": ("lrf-dyn",), "gate": ("lrf-dyn",), "heads": _MATCHING}  # choice -> the attentions it is of
@@ -66,7 +75,11 @@ class Geometry:
     attention: str = "pssa"  # one of ATTENTIONS
     dendrites: int = 8  # k, states per channel and SNN step; lrf-dyn alone
     gate: bool = True  # whether the query gates the current; lrf-dyn alone
-    heads: int = 1  # equal shares of the channels whose matches are counted apart; sssa, tssa and lrf-ssa alone
+    heads: int = 1  # equal shares of the channels: counts of matches, phase codes, gains apart
+    phase: str = "none"  # one of PHASES: where the heads' phase codes act
+    phase_over: str = "steps"  # one of PHASE_CLOCKS: what a phase code counts
+    period: int = 16  # environment steps after which a phase code over tokens begins again
+    routing: str = "none"  # one of ROUTINGS: how a token chooses a gain per head
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -77,13 +90,37 @@ class Geometry:
             self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}, not {self.attention!r}"
         )
         _require(type(self.gate) is bool, f"gate must be true or false, not {self.gate!r}")
+        _require(self.phase in PHASES, f"phase must be one of {', '.join(PHASES)}, not {self.phase!r}")
+        _require(
+            self.phase_over in PHASE_CLOCKS,
+            f"phase_over must be one of {', '.join(PHASE_CLOCKS)}, not {self.phase_over!r}",
+        )
+        _require(self.routing in ROUTINGS, f"routing must be one of {', '.join(ROUTINGS)}, not {self.routing!r}")
         # an option that would do nothing is a mistake
         for name, attentions in _GOES_WITH.items():
+            more = ", or a phase or routing" if name == "heads" else ""
             _require(
-                self.attention in attentions or getattr(self, name) == getattr(type(self), name),
-                f"{name} goes with {', '.join(attentions)} alone: leave it at {getattr(type(self), name)} for "
+                self._uses(name) or getattr(self, name) == getattr(type(self), name),
+                f"{name} goes with {', '.join(attentions)} alone{more}: leave it at {getattr(type(self), name)} for "
                 f"{self.attention}",
             )
+        for name, partner in (("phase_over", "a phase"), ("period", "phase_over tokens")):
+            default = getattr(type(self), name)
+            _require(
+                self._uses(name) or getattr(self, name) == default,
+                f"{name} goes with {partner} alone: leave it at {default}",
+            )
+        _require(
+            self.phase != "query" or self.gate, "phase query gates the query, which this geometry lacks: set gate true"
+        )
+        _require(
+            self.routing != "count" or self.gate,
+            "routing count counts query spikes, which this geometry lacks: set gate true",
+        )
+        _require(
+            self.routing != "mlp" or self.heads > 1,
+            "routing mlp is a softmax over heads: set heads to 2 or more, since one alone always has the gain 1",
+        )
         if self.attention == "lrf-dyn":
             default = type(self).window
             _require(
@@ -129,6 +166,17 @@ class Geometry:
             f"the head needs {self.head_bits} bits, at most 32: lower dense_weight_bits or d_model",
         )
 
+    def _uses(self, name: str) -> bool:
+        """Return whether a choice that goes with others alone means something here."""
+        uses = {
+            "heads": self.phase != "none" or self.routing != "none",
+            "routing": self.routing != "none",
+            "phase": self.phase != "none",
+            "phase_over": self.phase != "none",
+            "period": self.phase != "none" and self.phase_over == "tokens",
+        }
+        return uses.get(name, False) or self.attention in _GOES_WITH.get(name, ())
+
     # Sizes
 
     @property
@@ -150,6 +198,21 @@ class Geometry:
     def projections(self) -> tuple[str, ...]:
         """What a layer derives from its spikes for attention: key, value and, unless it is ungated, query."""
         return ("key", "value", "query") if self.gate else ("key", "value")
+
+    @property
+    def phase_times(self) -> int:
+        """Bits of a head's phase code before it begins again; 0 where there is none."""
+        return 0 if self.phase == "none" else self.steps if self.phase_over == "steps" else self.period
+
+    @property
+    def largest_query_count(self) -> int:
+        """Greatest count of a head's query spikes in a token: its channels in every SNN step."""
+        return self.d_model // self.heads * self.steps
+
+    @property
+    def gain_places(self) -> int:
+        """Binary places that a head's gain, 1/4 at least, adds to the current of the neurons behind attention."""
+        return 2 if self.routing == "count" else 0
 
     @property
     def local_distances(self) -> tuple[int, ...]:
@@ -332,11 +395,11 @@ class Geometry:
     # Identity
 
     def to_json(self) -> str:
-        """Return the choices as canonical JSON: sorted keys, no spaces; dendrites, gate and heads where they count."""
+        """Return the choices as canonical JSON: sorted keys, no spaces; what goes with others alone where it counts."""
         choices = dataclasses.asdict(self)
-        for name, attentions in _GOES_WITH.items():
+        for name in (*_GOES_WITH, "phase", "phase_over", "period", "routing"):
             # one head is what there was before there were several: the digests of those geometries stay
-            if self.attention not in attentions or (name, choices[name]) == ("heads", 1):
+            if not self._uses(name) or (name, choices[name]) == ("heads", 1):
                 del choices[name]
         return json.dumps(choices, sort_keys=True, separators=(",", ":"))
 
@@ -367,11 +430,21 @@ class Geometry:
         return int(self.digest[:8], 16)
 
     def require_circuit(self) -> None:
-        """Raise `GeometryError` where no circuit computes the attention, or its heads lie across groups."""
+        """Raise `GeometryError` where no circuit computes the attention or a module, or heads lie across groups."""
         _require(
             self.attention in CIRCUITS,
             f"there is no circuit for {self.attention} yet, only for {', '.join(CIRCUITS)}: "
             "score this policy with python -m model.evaluate, or build a geometry with one of these",
+        )
+        _require(
+            self.phase != "input",
+            "there is no circuit for phase codes at a layer's entry yet, only on the query: score this policy with "
+            "python -m model.evaluate, or build a geometry with phase query or none",
+        )
+        _require(
+            self.routing == "none",
+            "there is no circuit for routing yet: score this policy with python -m model.evaluate, or build a geometry "
+            "with routing none",
         )
         share = self.d_model // self.heads
         _require(
@@ -383,6 +456,8 @@ class Geometry:
     def with_attention(self, attention: str) -> "Geometry":
         """Return the same sizes with another attention, what that one lacks back at its default."""
         lacking = [name for name, attentions in _GOES_WITH.items() if attention not in attentions]
+        if self.phase != "none" or self.routing != "none":
+            lacking = [name for name in lacking if name != "heads"]
         if attention == "lrf-dyn":
             lacking.append("window")
         return dataclasses.replace(self, attention=attention, **{name: getattr(type(self), name) for name in lacking})

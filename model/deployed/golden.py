@@ -51,6 +51,28 @@ def embed(token: Integers, weight: Integers, shift: Integers, bias: Integers) ->
     return ((token @ weight.T) >> shift) + bias
 
 
+def phase_bits(table: Integers, g: Geometry, time: Integers) -> Bits:
+    """Look up the bit of every channel: that of its head, in the SNN step or in the environment step modulo the period.
+
+    table [times, heads], zeros and ones; time [...]: environment steps -> [steps, ..., channels].
+    """
+    of_head = np.arange(g.d_model) * g.heads // g.d_model
+    step = np.arange(g.steps).reshape(-1, *[1] * (time.ndim + 1))
+    at = step if g.phase_over == "steps" else time[None, ..., None] % g.period
+    return np.broadcast_to(table[at, of_head] == 1, (g.steps, *time.shape, g.d_model))
+
+
+def shift_of_heads(query: Bits, threshold: Integers, heads: int) -> Integers:
+    """Return by how many places each channel's current is shifted down: its head's thresholds that are not exceeded.
+
+    A head counts its query spikes [steps, ..., channels] in all steps; threshold [2, heads] -> [..., channels].
+    """
+    channels = query.shape[-1]
+    count = np.add.reduceat(query.sum(axis=0), np.arange(0, channels, channels // heads), axis=-1)
+    quiet: Integers = np.sum([count <= each for each in threshold], axis=0)
+    return quiet[..., np.arange(channels) * heads // channels]
+
+
 def head(membrane: Integers, weight: Integers, shift: Integers, bias: Integers, table: Integers) -> Integers:
     """Look the action up: `table[clip(floor((W sum_t x[t] + bias) / 2**shift) + entries/2)]`.
 
@@ -115,10 +137,11 @@ def fetch_cycles(geometry: Geometry, active_rows: Mapping[str, int]) -> int:
 class GoldenNetwork:
     """Stateful streaming network: one token in, one action out, bounded state per layer.
 
-    attention : per layer, with what it keeps of the past tokens.
+    attention : per layer, with what it keeps of the past tokens. tokens : of the episode so far.
     """
 
     attention: list[Attention]
+    tokens: int
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -138,7 +161,7 @@ class GoldenNetwork:
 
     def reset(self) -> None:
         """Forget the episode, or the episodes: the next token may have another number of them."""
-        kind = ATTENTIONS[self.geometry.attention]
+        kind, self.tokens = ATTENTIONS[self.geometry.attention], 0
         own = [f"layer{layer}." for layer in range(self.geometry.layers)]
         self.attention = [
             kind(self.geometry, {n.removeprefix(at): t for n, t in self._tensors.items() if n.startswith(at)})
@@ -164,17 +187,25 @@ class GoldenNetwork:
 
         token [inputs], or [episodes, inputs]: one each of episodes side by side, as many as since `reset`.
         """
-        return self._decide(token, lambda attention, spikes: attention.advance(*spikes), token.ndim == 1)
+        time = np.full(token.shape[:-1], self.tokens)
+        self.tokens += 1
+        return self._decide(token, lambda attention, spikes: attention.advance(*spikes), token.ndim == 1, time)
 
     def decide_all(self, tokens: Integers) -> Trace:
         """Advance by consecutive tokens of one episode [tokens, inputs]: as `decide` of each, several times faster.
 
         Only the attentions take them in turn, since no layer keeps anything else of the past.
         """
-        return self._decide(tokens, follow, True)
+        time = self.tokens + np.arange(len(tokens))
+        self.tokens += len(tokens)
+        return self._decide(tokens, follow, True, time)
 
     def _decide(
-        self, token: Integers, attend: Callable[[Attention, Sequence[Bits]], tuple[Integers, int]], signed: bool
+        self,
+        token: Integers,
+        attend: Callable[[Attention, Sequence[Bits]], tuple[Integers, int]],
+        signed: bool,
+        time: Integers,
     ) -> Trace:
         g, p = self.geometry, self._tensors
         trace = Trace(np.zeros(0, np.int64))
@@ -192,8 +223,9 @@ class GoldenNetwork:
             trace.active_rows[name] = np.count_nonzero(spikes.any(axis=0), axis=-1).tolist()
             return spiking_linear(spikes, self._weights[f"{name}.weight"])
 
-        def neuron(current: Integers, name: str) -> Bits:
-            trace.spikes[name], _ = lif(current, p[f"{name}.threshold"])
+        def neuron(current: Integers, name: str, places: int | Integers = 0) -> Bits:
+            # a current that is some places smaller, by a threshold that is as much larger
+            trace.spikes[name], _ = lif(current, p[f"{name}.threshold"] << places)
             return trace.spikes[name]
 
         def spiking(spikes: Bits, name: str) -> Bits:
@@ -206,15 +238,24 @@ class GoldenNetwork:
         x = residual(np.broadcast_to(e, (g.steps, *e.shape)))
         for layer in range(g.layers):
             at = f"layer{layer}"
-            s = trace.spikes[f"{at}.entry"] = lif(x, p["entry.threshold"])[0]
+            current = x
+            if g.phase == "input":
+                current = x + p[f"{at}.phase.current"] * phase_bits(p[f"{at}.phase.bits"], g, time)
+            s = trace.spikes[f"{at}.entry"] = lif(current, p["entry.threshold"])[0]
             projected = np.split(spiking(s, f"{at}.kvq"), len(g.projections), axis=-1)
+            if g.phase == "query":
+                projected[g.projections.index("query")] &= phase_bits(p[f"{at}.phase.bits"], g, time)
             del trace.spikes[f"{at}.kvq"]
             rows = trace.active_rows.pop(f"{at}.kvq")
             for name, spikes in zip(g.projections, projected, strict=True):
                 trace.spikes[f"{at}.{name}"], trace.active_rows[f"{at}.{name}"] = spikes, rows
             current, clipped = attend(self.attention[layer], projected)
             trace.saturations += clipped
-            x = shortcut(x, neuron(current, f"{at}.window"), f"{at}.proj")
+            places: int | Integers = 0
+            if g.routing == "count":
+                query = projected[g.projections.index("query")]
+                places = shift_of_heads(query, p[f"{at}.routing.threshold"], g.heads)
+            x = shortcut(x, neuron(current, f"{at}.window", places), f"{at}.proj")
             s = trace.spikes[f"{at}.mlp"] = lif(x, p["entry.threshold"])[0]
             h = spiking(s, f"{at}.fc1")
             x = shortcut(x, h, f"{at}.fc2")

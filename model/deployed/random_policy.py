@@ -33,6 +33,8 @@ def random_policy(
             tensors[name] = rng.integers(0, 9, shape)
         elif part in ("weight", "table", "gain", "local", "readout"):
             tensors[name] = rng.integers(low, high + 1, shape)
+        elif name.endswith("routing.threshold"):
+            tensors[name] = rng.integers(low, high // 2 + 1, shape)
         elif name.endswith("window.threshold"):
             tensors[name] = rng.integers(0, 2 + _usual_attention(geometry), shape)
         elif name.endswith(("key.threshold", "value.threshold", "query.threshold")):
@@ -41,6 +43,10 @@ def random_policy(
             tensors[name] = np.minimum(rng.integers(0, 2 + round(usual_sum * rng.uniform(0.2, 1.5)), shape), high)
         elif part == "bias":
             tensors[name] = rng.integers(-round(usual_sum), round(usual_sum) + 1, shape)
+        elif part == "bits":
+            tensors[name] = rng.integers(low, high + 1, shape)
+        elif part == "current":
+            tensors[name] = rng.integers(low // 4, high // 4 + 1, shape)
         elif name == "embed.shift":
             usual = geometry.embed_bits - geometry.membrane_bits
             tensors[name] = rng.integers(max(0, usual - 3), max(1, usual) + 1, shape)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from model.deployed.artifact import Policy
 from model.deployed.geometry import Geometry
+from model.integer import quant_phase, quant_routing
 from model.integer.fold_attention import form, thresholds
 from model.integer.quantize import (
     QuantEmbedding,
@@ -29,7 +30,7 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int, symmetri
     input_scale [inputs] : integer steps per unit of a normalised token component.
     fraction_bits : of the residual stream; its entry threshold becomes 2**fraction_bits / 2.
     symmetric : whether the weights of spiking linears and taps leave their lowest integer out (2 bits: -1, 0, 1).
-    Raises `ValueError` for networks that have no integer form (lrf-ssa, absolute positions).
+    Raises `ValueError` for networks that have no integer form (lrf-ssa, absolute positions, routing mlp).
     """
     g = network.geometry
     attention = form(g)
@@ -43,6 +44,8 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int, symmetri
                 proj=_residual(block.proj, g, one, symmetric),
                 fc1=_spiking(block.fc1, g, symmetric),
                 fc2=_residual(block.fc2, g, one, symmetric),
+                phase=quant_phase.quantise(block.phase, g, one),
+                routing=quant_routing.quantise(block.routing),
             )
         )
     embed = _embedding(network.embed, g, one, input_scale)
@@ -126,7 +129,9 @@ def integer_tensors(network: Network) -> dict[str, np.ndarray]:
     tensors["head.weight"], tensors["head.bias"] = network.head.integers()
     for number, block in enumerate(network.blocks):
         at = f"layer{number}"
-        own = form(g).integers(block.attention)
+        own = form(g).integers(block.attention) | quant_routing.integers(block.routing)
+        if block.phase is not None:
+            own |= block.phase.integers()
         tensors |= {f"{at}.{name}": tensor for name, tensor in own.items()}
         kvq = [t.chunk(len(g.projections)) for t in (*block.kvq.integers(), block.kvq.threshold)]
         for name, parts in zip(g.projections, zip(*kvq, strict=True), strict=True):
@@ -170,6 +175,8 @@ def from_policy(policy: Policy) -> Network:
                 proj=residual(f"{at}.proj"),
                 fc1=QuantSpiking(*layer(f"{at}.fc1"), threshold=p[f"{at}.fc1.threshold"]),
                 fc2=residual(f"{at}.fc2"),
+                phase=quant_phase.load(own, g),
+                routing=quant_routing.load(own, g),
             )
         )
     embed = QuantEmbedding(*layer("embed", g.dense_weight_bits), shift=p["embed.shift"], membrane_bits=g.membrane_bits)
@@ -182,6 +189,6 @@ def from_policy(policy: Policy) -> Network:
     network = Network(
         g, embed, blocks, head, float(p["entry.threshold"]), input_scale=torch.from_numpy(policy.input_scale)
     )
-    network = network.to(torch.float32 if g.lif_bits <= 24 else torch.float64)
+    network = network.to(torch.float32 if g.lif_bits + g.gain_places <= 24 else torch.float64)
     head.double()
     return network.eval()

@@ -93,6 +93,10 @@ def to_nir(policy: Policy) -> "nir.NIRGraph":
         raise NirError(
             f"NIR cannot express the attention {g.attention}: {REFUSED[g.attention]}; export a policy with pssa"
         )
+    if g.phase != "none":
+        raise NirError("NIR cannot express phase codes: bits that depend on the time alone; export one with phase none")
+    if g.routing != "none":
+        raise NirError("NIR cannot express routing: gains that a count of spikes chooses; export one with routing none")
     nir = require_nir()
     build = _Builder(policy, nir)
     p, inputs = build.tensors, policy.input_size

@@ -94,6 +94,9 @@ def prove(g: Geometry, tensors: dict[str, np.ndarray]) -> dict[str, int]:
                 neuron(name, np.minimum(least + bias, 0), np.maximum(most + bias, 0))
     top = 1 << (g.membrane_bits - 1)
     neuron("entry", np.array([-top]), np.array([top - 1]))
+    for layer in range(g.layers if g.phase == "input" else 0):
+        added = np.asarray(tensors[f"layer{layer}.phase.current"], np.int64)
+        neuron(f"layer{layer}.entry", np.minimum(added, 0) - top, np.maximum(added, 0) + top - 1)
     least, most = reach(tensors["head.weight"], -top * g.steps, (top - 1) * g.steps)
     bias = tensors["head.bias"]
     fits("accumulator of the head", "head", least + np.minimum(bias, 0), most + np.maximum(bias, 0), g.head_bits)

@@ -48,6 +48,14 @@ class Rows:
         rows.index = window * rows.length + position - first
         return rows
 
+    def times(self, start: Tensor) -> Tensor:
+        """Return the environment step of every row [rows], given that of each window's first real token [batch]."""
+        if self.index is None:
+            return (start[:, None] + torch.arange(self.length, device=start.device)).flatten()
+        window, position = self.index // self.length, self.index % self.length
+        first = torch.full_like(start, self.length).scatter_reduce(0, window, position, "amin")
+        return (start - first)[window] + position
+
     def pack(self, x: Tensor) -> Tensor:
         """Take the real tokens: x [n, batch, length, c] -> [n, rows, c]."""
         flat = x.flatten(1, 2)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.deployed.geometry import Geometry
+from model.deployed.geometry import ATTENTIONS, Geometry
 from model.network.attention import PSSA, Attention
 from model.network.dynamics import Dendrites, Dynamics
 from model.network.local import LocalTaps
 from model.network.match import Match
 from model.network.network import Block, Network
 from model.network.norm import NORMS, linear_norm
+from model.network.phase import LearnedPhase
+from model.network.routing import routing
 from model.network.sparse import SPARSITIES, BlockMatch, HashMatch
 
 THRESHOLD = 0.5
@@ -27,6 +29,7 @@ FITS = {
     "tap_init": ("pssa", "lrf-ssa", "lrf-dyn"),
     "scale": ("sssa", "tssa", "lrf-ssa"),
     **dict.fromkeys(("sparsity", "block", "hash_bits", "hash_rounds", "hash_seed"), ("sssa", "tssa")),
+    "phase_soft": ATTENTIONS,
 }
 """Which attentions each choice of `Structure` goes with."""
 
@@ -49,6 +52,7 @@ class Structure:
     buckets of hashes (`model.network.sparse`).
     block : tokens of a block, and of a bucket.
     hash_bits, hash_rounds, hash_seed : signs of a hash, hash tables, and what the signs are drawn from; lsh alone.
+    phase_soft : whether phase codes are soft in training, as in the paper; else training sees their bits.
     """
 
     position: str = "relative"
@@ -63,6 +67,7 @@ class Structure:
     hash_bits: int = 4
     hash_rounds: int = 2
     hash_seed: int = 0
+    phase_soft: bool = True
 
     def __post_init__(self) -> None:
         if self.position not in POSITIONS:
@@ -235,6 +240,8 @@ def float_network(geometry: Geometry, inputs: int, actions: int, structure: Stru
             proj=Residual(d, d, norm),
             fc1=Spiking(d, h, norm),
             fc2=Residual(h, d, norm),
+            phase=None if geometry.phase == "none" else LearnedPhase(geometry, structure.phase_soft),
+            routing=routing(geometry),
         )
         for _ in range(geometry.layers)
     ]

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from model.deployed.geometry import Geometry
 from model.network.attention import Attention, Rows
 from model.network.neuron import lif
+from model.network.phase import Phase
+from model.network.routing import Routing
 
 Attend = Callable[[Attention, Tensor, Tensor, Tensor | None], Tensor]
 """(attention, key, value, query), spikes [steps, rows, d] -> the current of the neurons behind [steps, rows, d]."""
@@ -44,19 +46,39 @@ class Block(nn.Module):
     """One layer: the attention sub-block and the MLP sub-block, both on the membrane shortcut.
 
     kvq : spikes [.., d] -> spikes [.., 3 d], key, value and query side by side; [.., 2 d] where there is no query.
-    proj, fc2 : (spikes, x) -> x; fc1 : spikes -> spikes.
+    proj, fc2 : (spikes, x) -> x; fc1 : spikes -> spikes. phase, routing : codes and gains of its heads, None
+    where there are none.
     """
 
-    def __init__(self, kvq: nn.Module, attention: Attention, proj: nn.Module, fc1: nn.Module, fc2: nn.Module) -> None:
+    def __init__(
+        self,
+        kvq: nn.Module,
+        attention: Attention,
+        proj: nn.Module,
+        fc1: nn.Module,
+        fc2: nn.Module,
+        phase: Phase | None = None,
+        routing: Routing | None = None,
+    ) -> None:
         super().__init__()
         self.kvq, self.attention, self.proj, self.fc1, self.fc2 = kvq, attention, proj, fc1, fc2
+        self.phase, self.routing = phase, routing
 
-    def forward(self, x: Tensor, entry: Tensor, attend: Attend, note: Callable[..., None]) -> Tensor:
-        """Advance the membranes x [steps, rows, d]; `attend` looks at each row's past."""
-        s = lif(x, entry)
+    def forward(
+        self, x: Tensor, entry: Tensor, attend: Attend, note: Callable[..., None], time: Tensor | None
+    ) -> Tensor:
+        """Advance the membranes x [steps, rows, d]; `attend` looks at each row's past.
+
+        time [rows] : environment step of each row; None where no code over tokens asks for it.
+        """
+        s = lif(x if self.phase is None else self.phase.on_entry(x, time), entry)
         names = self.attention.geometry.projections
         spikes = dict(zip(names, self.kvq(s).chunk(len(names), dim=-1), strict=True))
+        if self.phase is not None and "query" in spikes:
+            spikes["query"] = self.phase.on_query(spikes["query"], time)
         current = attend(self.attention, spikes["key"], spikes["value"], spikes.get("query"))
+        if self.routing is not None:
+            current = self.routing(current, spikes.get("query"))
         o = lif(current, self.attention.threshold)
         note(entry=s, **spikes, window=o)
         x = self.proj(o, x)
@@ -105,25 +127,36 @@ class Network(nn.Module):
         limit = 1 << (self.geometry.input_bits - 1)
         return torch.clamp(torch.round(tokens * self.input_scale), -limit, limit - 1)
 
-    def forward(self, tokens: Tensor, real: Tensor | None = None, record: Record | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        real: Tensor | None = None,
+        record: Record | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
         """Predict the action at every token of whole windows.
 
         tokens [batch, length, inputs] as `prepare` returns them; real [batch, length] bool is False on padding (None:
-        there is none) -> actions [batch, length, actions], zero on padding.
+        there is none); start [batch]: the environment step, in its episode, of each window's first real token, which a
+        phase over tokens counts from (None: windows begin with their episodes)
+        -> actions [batch, length, actions], zero on padding.
         """
         rows = Rows(real, *tokens.shape[:2])
+        time = None
+        if self.geometry.phase_over == "tokens":
+            time = rows.times(torch.zeros(rows.batch, dtype=torch.int64) if start is None else start)
 
         def attend(attention: Attention, key: Tensor, value: Tensor, query: Tensor | None) -> Tensor:
             return attention(key, value, query, rows)
 
-        actions = self._run(rows.pack(tokens[None])[0], [attend] * len(self.blocks), record)
+        actions = self._run(rows.pack(tokens[None])[0], [attend] * len(self.blocks), record, time)
         return rows.spread(actions[None])[0]
 
     def stream(self, batch: int = 1) -> "Stream":
         """Return a stream at the start of `batch` episodes. Raises `ValueError` where the attention cannot stream."""
         return Stream(self, batch)
 
-    def _run(self, tokens: Tensor, attends: list[Attend], record: Record | None) -> Tensor:
+    def _run(self, tokens: Tensor, attends: list[Attend], record: Record | None, time: Tensor | None) -> Tensor:
         layer = 0
 
         def note(membrane: Tensor | None = None, **spikes: Tensor) -> None:
@@ -133,18 +166,19 @@ class Network(nn.Module):
         x = self.embed(tokens.to(self.entry.dtype)).expand(self.geometry.steps, -1, -1)
         note(x)
         for layer, (block, attend) in enumerate(zip(self.blocks, attends, strict=True)):  # noqa: B007 (read by note)
-            x = block(x, self.entry, attend, note)
+            x = block(x, self.entry, attend, note, time)
         return self.head(x)
 
 
 class Stream:
     """A network on one token at a time: a decision costs one token and a bounded state per layer.
 
-    state : per layer what its attention keeps of the past tokens.
+    state : per layer what its attention keeps of the past tokens. tokens : of each episode so far; episodes begin
+    together.
     """
 
     def __init__(self, network: Network, batch: int) -> None:
-        self.network = network
+        self.network, self.tokens = network, 0
         self.state = [block.attention.begin(batch) for block in network.blocks]
 
     @torch.no_grad()
@@ -158,7 +192,8 @@ class Stream:
 
             return attend
 
-        return self.network._run(tokens, [at(layer) for layer in range(len(self.state))], record)
+        time, self.tokens = torch.tensor([self.tokens]), self.tokens + 1
+        return self.network._run(tokens, [at(layer) for layer in range(len(self.state))], record, time)
 
     def keep(self, episodes: Tensor) -> None:
         """Go on with these episodes only, an index [batch]."""

@@ -162,7 +162,7 @@ def inputs(bench: Bench, seed: int) -> tuple[Floats, Floats]:
     source = offline.windows(
         episodes, np.arange(len(episodes.returns)), Normaliser.of(episodes, bench.budget.task.return_scale)
     )
-    tokens, actions, _ = source.sample(SAMPLES, 1, np.random.default_rng(seed))
+    tokens, actions, *_ = source.sample(SAMPLES, 1, np.random.default_rng(seed))
     x = np.clip(tokens[:, 0].astype(np.float64) / (2 * SPAN) + 0.5, 0.0, 1.0)
     x = np.concatenate([x, np.ones((len(x), 1))], 1)
     return x, np.linalg.lstsq(x, actions[:, 0].astype(np.float64), rcond=None)[0].T

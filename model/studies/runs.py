@@ -202,7 +202,7 @@ def whole_windows(source: Windows, count: int, length: int, rng: np.random.Gener
     """Draw windows without padding: tokens [count, length, inputs], actions [count, length, actions]."""
     tokens, actions = [], []
     while sum(len(part) for part in tokens) < count:
-        drawn, targets, real = source.sample(count, length, rng)
+        drawn, targets, real, _ = source.sample(count, length, rng)
         full = real.all(1)
         tokens.append(drawn[full])
         actions.append(targets[full])

@@ -202,6 +202,23 @@ class TrainConfig:
             "the sparsity block counts blocks from an episode's first token, which recomputing does not see; set "
             "inference to stream",
         )
+        for name in ("phase", "routing"):
+            require(
+                self.network == "spiking" or getattr(self.geometry, name) == "none",
+                f"{name} is about the spiking network; choose a geometry without for {self.network}",
+            )
+        require(
+            self.geometry.routing != "mlp" or self.quant_steps == 0,
+            "routing mlp has no integer form; set quant_steps to 0, or choose count",
+        )
+        require(
+            self.geometry.phase != "none" or self.structure.phase_soft,
+            "structure.phase_soft is about phase codes: leave it at True, or choose a geometry with a phase",
+        )
+        require(
+            self.geometry.phase_over == "steps" or self.inference == "stream",
+            "a phase over tokens counts the steps of an episode, as a stream does; set inference to stream",
+        )
         heads = self.structure.heads
         require(
             self.structure.taps != "head" or self.geometry.d_model % heads == 0,

@@ -294,14 +294,16 @@ class Trainer:
 
         Plus `row_cost` times the share of weight rows fetched.
         """
-        tokens, actions, real = source.sample(batch, self.config.length, rng)
+        tokens, actions, real, start = source.sample(batch, self.config.length, rng)
         if augment is not None:
             tokens = augment(tokens, real, rng)
         tokens, actions, real = (torch.from_numpy(array).to(self.on) for array in (tokens, actions, real))
         if row_cost:
             record = Record(graph=True)
-        noted = {} if record is None else {"record": record}
-        outputs, actions = network(network.prepare(tokens), real, **noted)[real], actions[real]
+        more: dict[str, Any] = {} if record is None else {"record": record}
+        if self.config.geometry.phase_over == "tokens":
+            more["start"] = torch.from_numpy(start).to(self.on)
+        outputs, actions = network(network.prepare(tokens), real, **more)[real], actions[real]
         if self.facts["discrete"]:
             loss = functional.cross_entropy(LOGIT_GAIN * outputs, actions)
         else:
