@@ -63,6 +63,7 @@ class Geometry:
     dendrites: int = 8  # k, states per channel and SNN step; lrf-dyn alone
     gate: bool = True  # whether the query gates the current; lrf-dyn alone
     heads: int = 1  # equal shares of the channels whose matches are counted apart; sssa, tssa and lrf-ssa alone
+    adaptive: bool = False  # whether a step gate chooses per token and layer how many of the steps are live
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -72,7 +73,9 @@ class Geometry:
         _require(
             self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}, not {self.attention!r}"
         )
-        _require(type(self.gate) is bool, f"gate must be true or false, not {self.gate!r}")
+        for name in ("gate", "adaptive"):
+            value = getattr(self, name)
+            _require(type(value) is bool, f"{name} must be true or false, not {value!r}")
         # an option that would do nothing is a mistake
         for name, attentions in _GOES_WITH.items():
             _require(
@@ -101,6 +104,10 @@ class Geometry:
             f"d_model {self.d_model} cannot be shared among {self.heads} heads; choose a divisor",
         )
         _require(self.steps <= 8, f"steps must be at most 8, not {self.steps}")
+        _require(
+            self.steps > 2 or not self.adaptive,
+            f"adaptive needs at least 3 steps, not {self.steps}: of fewer the neurons are done before the gate",
+        )
         _require(self.layers <= 8, f"layers must be at most 8 (one signature register each), not {self.layers}")
         _require(self.window >= 2, f"window must span at least 2 tokens, not {self.window}")
         _require(2 <= self.weight_bits <= 8, f"weight_bits must be 2 to 8, not {self.weight_bits}")
@@ -291,6 +298,11 @@ class Geometry:
         return self.accumulator_bits - 1
 
     @property
+    def gate_bits(self) -> int:
+        """Signed width of a step gate's sum, one weight per membrane of the first group, and of its thresholds."""
+        return (self.group << (self.membrane_bits + self.weight_bits - 2)).bit_length() + 1
+
+    @property
     def embed_shift_bits(self) -> int:
         """Unsigned width of the embedding's right shift."""
         return 4
@@ -328,8 +340,10 @@ class Geometry:
     # Identity
 
     def to_json(self) -> str:
-        """Return the choices as canonical JSON: sorted keys, no spaces; dendrites, gate and heads where they count."""
+        """Return the choices as canonical JSON: sorted keys, no spaces; those that came later where they count."""
         choices = dataclasses.asdict(self)
+        if not self.adaptive:  # as before there were step gates
+            del choices["adaptive"]
         for name, attentions in _GOES_WITH.items():
             # one head is what there was before there were several: the digests of those geometries stay
             if self.attention not in attentions or (name, choices[name]) == ("heads", 1):

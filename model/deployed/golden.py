@@ -51,6 +51,17 @@ def embed(token: Integers, weight: Integers, shift: Integers, bias: Integers) ->
     return ((token @ weight.T) >> shift) + bias
 
 
+def live_steps(membrane: Integers, weight: Integers, threshold: Integers) -> Integers:
+    """Choose how many steps of a layer are live: `1 + #{k : sum_c w[c] x[0,c] > threshold[k]}`.
+
+    membrane [steps, ..., channels] at the layer's entry, of which the first step and the first group count; weight
+    [group], threshold [steps - 1] -> [...].
+    """
+    total = membrane[0, ..., : len(weight)] @ weight
+    chosen: Integers = 1 + (total[..., None] > threshold).sum(axis=-1)
+    return chosen
+
+
 def head(membrane: Integers, weight: Integers, shift: Integers, bias: Integers, table: Integers) -> Integers:
     """Look the action up: `table[clip(floor((W sum_t x[t] + bias) / 2**shift) + entries/2)]`.
 
@@ -96,6 +107,7 @@ class Trace:
     spikes: dict[str, Bits] = field(default_factory=dict)  # "layer0.key" -> [steps, ..., channels]
     active_rows: dict[str, Any] = field(default_factory=dict)  # int, or list[int] per token: inputs that spike
     saturations: int = 0  # residual membranes and dendrites that were clipped
+    live_steps: list[Any] = field(default_factory=list)  # per layer, int or list[int] per token; empty without gates
 
 
 def reads(geometry: Geometry, linear: str) -> int:
@@ -192,8 +204,16 @@ class GoldenNetwork:
             trace.active_rows[name] = np.count_nonzero(spikes.any(axis=0), axis=-1).tolist()
             return spiking_linear(spikes, self._weights[f"{name}.weight"])
 
+        def fire(current: Integers, threshold: Integers) -> Bits:
+            """Fire in the layer's live steps."""
+            spikes, _ = lif(current, threshold)
+            if g.adaptive:
+                step = np.arange(g.steps).reshape(-1, *[1] * (spikes.ndim - 1))
+                spikes &= step < np.asarray(trace.live_steps[-1])[..., None]
+            return spikes
+
         def neuron(current: Integers, name: str) -> Bits:
-            trace.spikes[name], _ = lif(current, p[f"{name}.threshold"])
+            trace.spikes[name] = fire(current, p[f"{name}.threshold"])
             return trace.spikes[name]
 
         def spiking(spikes: Bits, name: str) -> Bits:
@@ -206,7 +226,10 @@ class GoldenNetwork:
         x = residual(np.broadcast_to(e, (g.steps, *e.shape)))
         for layer in range(g.layers):
             at = f"layer{layer}"
-            s = trace.spikes[f"{at}.entry"] = lif(x, p["entry.threshold"])[0]
+            if g.adaptive:
+                chosen = live_steps(x, p[f"{at}.gate.weight"], p[f"{at}.gate.threshold"])
+                trace.live_steps.append(chosen.tolist())
+            s = trace.spikes[f"{at}.entry"] = fire(x, p["entry.threshold"])
             projected = np.split(spiking(s, f"{at}.kvq"), len(g.projections), axis=-1)
             del trace.spikes[f"{at}.kvq"]
             rows = trace.active_rows.pop(f"{at}.kvq")
@@ -215,7 +238,7 @@ class GoldenNetwork:
             current, clipped = attend(self.attention[layer], projected)
             trace.saturations += clipped
             x = shortcut(x, neuron(current, f"{at}.window"), f"{at}.proj")
-            s = trace.spikes[f"{at}.mlp"] = lif(x, p["entry.threshold"])[0]
+            s = trace.spikes[f"{at}.mlp"] = fire(x, p["entry.threshold"])
             h = spiking(s, f"{at}.fc1")
             x = shortcut(x, h, f"{at}.fc2")
         trace.action = head(x, p["head.weight"], p["head.shift"], p["head.bias"], p["head.table"])

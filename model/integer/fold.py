@@ -8,6 +8,7 @@ from torch import Tensor
 from model.deployed.artifact import Policy
 from model.deployed.geometry import Geometry
 from model.integer.fold_attention import form, thresholds
+from model.integer.quant_gate import load_gate, quantise_gate
 from model.integer.quantize import (
     QuantEmbedding,
     QuantHead,
@@ -43,6 +44,7 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int, symmetri
                 proj=_residual(block.proj, g, one, symmetric),
                 fc1=_spiking(block.fc1, g, symmetric),
                 fc2=_residual(block.fc2, g, one, symmetric),
+                gate=quantise_gate(block.gate, g, one) if g.adaptive else None,
             )
         )
     embed = _embedding(network.embed, g, one, input_scale)
@@ -128,6 +130,8 @@ def integer_tensors(network: Network) -> dict[str, np.ndarray]:
         at = f"layer{number}"
         own = form(g).integers(block.attention)
         tensors |= {f"{at}.{name}": tensor for name, tensor in own.items()}
+        if g.adaptive:
+            tensors[f"{at}.gate.weight"], tensors[f"{at}.gate.threshold"] = block.gate.integers()
         kvq = [t.chunk(len(g.projections)) for t in (*block.kvq.integers(), block.kvq.threshold)]
         for name, parts in zip(g.projections, zip(*kvq, strict=True), strict=True):
             for part, tensor in zip(("weight", "bias", "threshold"), parts, strict=True):
@@ -170,6 +174,7 @@ def from_policy(policy: Policy) -> Network:
                 proj=residual(f"{at}.proj"),
                 fc1=QuantSpiking(*layer(f"{at}.fc1"), threshold=p[f"{at}.fc1.threshold"]),
                 fc2=residual(f"{at}.fc2"),
+                gate=load_gate(own, g) if g.adaptive else None,
             )
         )
     embed = QuantEmbedding(*layer("embed", g.dense_weight_bits), shift=p["embed.shift"], membrane_bits=g.membrane_bits)
@@ -184,4 +189,7 @@ def from_policy(policy: Policy) -> Network:
     )
     network = network.to(torch.float32 if g.lif_bits <= 24 else torch.float64)
     head.double()
+    for block in blocks:
+        if block.gate is not None:
+            block.gate.double()
     return network.eval()

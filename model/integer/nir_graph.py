@@ -93,6 +93,11 @@ def to_nir(policy: Policy) -> "nir.NIRGraph":
         raise NirError(
             f"NIR cannot express the attention {g.attention}: {REFUSED[g.attention]}; export a policy with pssa"
         )
+    if g.adaptive:
+        raise NirError(
+            "NIR cannot express step gates: no node lets what neurons do depend on a count of steps chosen per token; "
+            "export a policy without"
+        )
     nir = require_nir()
     build = _Builder(policy, nir)
     p, inputs = build.tensors, policy.input_size
