@@ -100,6 +100,9 @@ def pack(policy: "Policy") -> PolicyImage:
         layers = [pack_dendrites(g, t, f"layer{layer}.dynamics") for layer in range(g.layers)]
         rows["dendrites"] = np.concatenate(layers)
 
+    if "gates" in sections:
+        rows["gates"] = np.concatenate([_pack_gate(g, t, f"layer{layer}.gate") for layer in range(g.layers)])
+
     bias = np.zeros((1 + g.layers * g.passes_per_layer, d), np.int64)
     second = np.zeros_like(bias)  # threshold or shift
     for span, bias_name, second_name in _channel_spans(g):
@@ -134,12 +137,28 @@ def pack(policy: "Policy") -> PolicyImage:
     )
 
 
+def _pack_gate(g: Geometry, tensors: Mapping[str, Integers], at: str) -> Integers:
+    """Return a step gate's row, a bit a field [1, bits]."""
+    parts = ((tensors[f"{at}.weight"], g.weight_bits), (tensors[f"{at}.threshold"], g.gate_bits))
+    return np.concatenate([spread_bits(values, bits).reshape(1, -1) for values, bits in parts], axis=1)
+
+
+def _unpack_gate(g: Geometry, row: Integers, at: str) -> dict[str, Integers]:
+    """Undo `_pack_gate`: bits [bits] -> tensors."""
+    weight, threshold = np.split(row, [g.group * g.weight_bits])
+    return {
+        f"{at}.weight": gather_bits(weight.reshape(-1, g.weight_bits), signed=True),
+        f"{at}.threshold": gather_bits(threshold.reshape(-1, g.gate_bits), signed=True),
+    }
+
+
 def _field_bits(g: Geometry) -> dict[str, int]:
     """Return the width of the fields that a row of each writable section is made of."""
     return {
         "weights": g.weight_bits,
         "taps": g.weight_bits,
         "dendrites": 1,
+        "gates": 1,
         "channels": channel_bits(g),
         "embed": g.dense_weight_bits,
         "head": g.dense_weight_bits,
@@ -187,6 +206,10 @@ def unpack(g: Geometry, sections: Mapping[str, Words], registers: Mapping[str, i
     if "dendrites" in memory:
         for layer, dendrites in enumerate(np.split(fields("dendrites", signed=False), g.layers)):
             tensors |= unpack_dendrites(g, dendrites, f"layer{layer}.dynamics")
+
+    if "gates" in memory:
+        for layer, gate in enumerate(fields("gates", signed=False)):
+            tensors |= _unpack_gate(g, gate, f"layer{layer}.gate")
 
     channels = fields("channels", signed=False).reshape(-1, d)
     low = channels & ((1 << g.bias_bits) - 1)

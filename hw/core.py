@@ -9,6 +9,7 @@ from hw.bank import NeuronBank
 from hw.counters import DecisionCounters
 from hw.dynamics import LrfDynamics
 from hw.embed import Embedding
+from hw.gate import StepGate
 from hw.head import Head
 from hw.lanes import LaneArray
 from hw.match import MatchWindow
@@ -178,12 +179,15 @@ class DecisionCore(wiring.Component):
                 bank.residual[c].eq(residual.o[c]),
                 head.i[c].eq(bank.membrane[c]),
             ]
+        spikes = bank.o
+        if g.adaptive:
+            spikes = self._gated(m, bank)
         for unit in (sequencer, window):
             m.d.comb += [
                 unit.i_valid.eq(bank.o_valid),
                 unit.i_group.eq(bank.o_group),
                 unit.i_info.eq(bank.o_info),
-                unit.i.eq(bank.o),
+                unit.i.eq(spikes),
             ]
 
         # Embedding and head
@@ -233,3 +237,18 @@ class DecisionCore(wiring.Component):
         with m.If(~walker.idle):
             m.d.comb += counters.kind.eq(walker.kind)
         return m
+
+    def _gated(self, m: Module, bank: NeuronBank):
+        """Return the bank's spikes in the live steps, as the step gate chooses them."""
+        m.submodules.gate = gate = StepGate(self.geometry)
+        wiring.connect(m, wiring.flipped(self.gates), gate.gates)
+        m.d.comb += [
+            gate.busy.eq(self.busy),
+            gate.i_valid.eq(bank.i_valid),
+            gate.i_group.eq(bank.i_group),
+            gate.i_info.eq(bank.i_info),
+        ]
+        spikes = Signal.like(bank.o, name="live_spikes")
+        for c in range(self.geometry.group):
+            m.d.comb += [gate.i[c].eq(bank.membrane[c][0]), spikes[c].eq(bank.o[c] & gate.live)]
+        return spikes

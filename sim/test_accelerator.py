@@ -26,6 +26,8 @@ OTHERS = {
     dataclasses.replace(ODD.with_attention("tssa"), heads=2): "ODD TSSA, 2 heads",
     TINY_LRF: "TINY LRF-Dyn",
     ODD_LRF: "ODD LRF-Dyn, ungated",
+    dataclasses.replace(TINY, adaptive=True): "TINY, step gates",
+    dataclasses.replace(ODD.with_attention("tssa"), adaptive=True): "ODD TSSA, step gates",
 }
 MILLION = {
     **dict.fromkeys(("HOPPER_Z2", "HOPPER_Z2_SSSA", "HOPPER_Z2_TSSA", "HOPPER_Z2_LRF"), 20000),
