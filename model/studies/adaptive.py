@@ -7,7 +7,6 @@ the tokens of each first episode, where its actions are compared with golden's.
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ from host.verilated import BuildError, VerilatedBus, library
 from model.data.offline import Normaliser, normalised_score
 from model.deployed.artifact import Policy, quantise_token
 from model.deployed.golden import GoldenNetwork
-from model.files import write_json
 from model.scores import rollout
 from model.scores.suites import SPIKING
 from model.studies.gait import phases
@@ -86,7 +84,7 @@ def _flown(run: Run, episodes: int) -> Row:
         *(brain, policy.environment, normaliser, policy.target_return, range(episodes)), discrete=policy.discrete
     )
     returns, cost = [float(sum(episode.rewards)) for episode in done], effort.per_decision()
-    cycles, compared = circuit_cycles(policy, np.stack(brain.tokens[0]), run.folder)
+    cycles, compared = circuit_cycles(policy, np.stack(brain.tokens[0]))
     return {
         "return": float(np.mean(returns)),
         "normalised": normalised_score(policy.environment, float(np.mean(returns))),
@@ -108,7 +106,7 @@ def _flown(run: Run, episodes: int) -> Row:
     }
 
 
-def circuit_cycles(policy: Policy, tokens: NDArray[np.int64], folder: Path) -> tuple[list[int] | None, int]:
+def circuit_cycles(policy: Policy, tokens: NDArray[np.int64]) -> tuple[list[int] | None, int]:
     """Return the cycles of each decision on the verilated circuit, and how many action words were compared.
 
     None and 0 where the circuit cannot be built here. Raises `AssertionError` where a word is not golden's.
@@ -126,9 +124,7 @@ def circuit_cycles(policy: Policy, tokens: NDArray[np.int64], folder: Path) -> t
         bus.close()
     words = np.stack([record.decision.words for record in records])
     np.testing.assert_array_equal(words, GoldenNetwork(policy).decide_all(tokens).action)
-    cycles = [record.decision.cycles for record in records]
-    write_json(folder / "cycles.json", cycles)
-    return cycles, words.size
+    return [record.decision.cycles for record in records], words.size
 
 
 STUDY = Study(
