@@ -77,9 +77,8 @@ def fault(operation: Operation, g: Geometry) -> str:
         return f"{operation.name} multiplies {operation.operands}"
     if verdict.level >= REAL and verdict.kind != MOVE:
         return f"{operation.name} gives reals from {operation.operands}"
-    if verdict.kind == MULTIPLY:
-        if any(bits > most for bits, most in zip(sorted(verdict.bits), room, strict=True)):
-            return f"{operation.name} multiplies {verdict.bits} bits, more than the geometry's {room}"
+    if verdict.kind == MULTIPLY and any(b > most for b, most in zip(sorted(verdict.bits), room, strict=True)):
+        return f"{operation.name} multiplies {verdict.bits} bits, more than the geometry's {room}"
     if verdict.kind == LOOKUP and operation.layer != "head":
         return f"{operation.name} looks something up outside of the head"
     return ""
@@ -133,13 +132,11 @@ def _verdict(rows: list[Row], g: Geometry) -> str:
         named = "; ".join(f"{row.layer}: {row.wrong[0]}" for row in wrong[:3])
         rest = f"; and {len(wrong) - 3} more rows above" if len(wrong) > 3 else ""
         return f"not a network of selected sums: {named}{rest}"
-    count = {
-        name: sum(row.multiplications for row in rows if row.layer.split(".")[-1] == name) for name in MULTIPLIERS
-    }
+    count = {name: sum(row.multiplications for row in rows if row.layer.split(".")[-1] == name) for name in MULTIPLIERS}
     gates = f" but {count['gate']:,.0f} of {g.membrane_bits} x {g.weight_bits} bits in step gates" if g.adaptive else ""
     return (
-        f"between embedding and head no multiplication{gates}: sums of selected integers, ANDs, gates, comparisons, shifts, "
-        f"additions and saturation; left are {count['embed']:,.0f} multiplications of {g.input_bits} x "
+        f"between embedding and head no multiplication{gates}: sums of selected integers, ANDs, gates, comparisons, "
+        f"shifts, additions and saturation; left are {count['embed']:,.0f} multiplications of {g.input_bits} x "
         f"{g.dense_weight_bits} bits in the embedding, {count['head']:,.0f} of {g.step_sum_bits} x "
         f"{g.dense_weight_bits} bits in the head, and its action table"
     )

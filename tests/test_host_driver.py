@@ -228,9 +228,13 @@ def test_another_attention_is_refused_in_words():
 
 def test_step_gates_and_a_circuit_without_them_are_refused_in_words():
     gated = dataclasses.replace(TINY, adaptive=True)
-    with pytest.raises(AcceleratorError, match=r"another geometry .*: adaptive: True, False; use a policy or a circuit"):
+    with pytest.raises(
+        AcceleratorError, match=r"another geometry .*: adaptive: True, False; use a policy or a circuit"
+    ):
         Accelerator(GoldenBus(TINY), TINY).load(random_policy(gated, 0))
-    with pytest.raises(AcceleratorError, match=r"another geometry .*: adaptive: False, True; use a policy or a circuit"):
+    with pytest.raises(
+        AcceleratorError, match=r"another geometry .*: adaptive: False, True; use a policy or a circuit"
+    ):
         Accelerator(GoldenBus(gated), gated).load(random_policy(TINY, 0))
 
 

@@ -46,8 +46,7 @@ ALLOWED = {
     "model.cost": TRAINED | {"model.scores", "model.cost"},
     "model.studies": TRAINED | {"model.scores", "model.cost", "model.studies", "matplotlib"},
     # its cycles are counted by the circuit
-    "model.studies.adaptive": TRAINED
-    | {"model.scores", "model.studies", "host.accelerator", "host.verilated"},
+    "model.studies.adaptive": TRAINED | {"model.scores", "model.studies", "host.accelerator", "host.verilated"},
     # the commands
     "model": BASE | ENVIRONMENTS | {"torch", "matplotlib", "model"},
     "hw.registers": {"model.deployed.geometry"},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Step gates: the equation in floats, its thresholds in integers, what a masked step is, what is learned and refused."""
+"""Step gates: the equation in floats, its thresholds in integers, what a masked step is, what is learned."""
 
 import dataclasses
 import json

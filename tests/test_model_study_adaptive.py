@@ -40,7 +40,12 @@ def test_measures_gates_and_fixed_steps(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(adaptive, "STEP_COSTS", (0.0, 3.0))
     budget = Budget(find(TASK), dataclasses.replace(TINY, layers=1), 60, 20, 8, seeds=1, episodes=2)
     rows = adaptive.measure(Bench(budget, tmp_path / "runs", "test"))
-    assert [(row["steps"], row["step_cost"]) for row in rows] == [("1", None), ("4", None), ("1 to 4", 0.0), ("1 to 4", 3.0)]
+    assert [(row["steps"], row["step_cost"]) for row in rows] == [
+        ("1", None),
+        ("4", None),
+        ("1 to 4", 0.0),
+        ("1 to 4", 3.0),
+    ]
     assert [row["live_steps"] for row in rows[:2]] == [1.0, 4.0]
     assert rows[3]["live_steps"] < rows[2]["live_steps"]
     for row in rows:

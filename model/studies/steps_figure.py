@@ -80,4 +80,6 @@ def _binned(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str) -
     edges = np.linspace(x.min(), x.max() + 1e-9, BINS + 1)
     number = np.digitize(x, edges) - 1
     full = [n for n in range(BINS) if (number == n).sum() >= 10]
-    axes.plot([(edges[n] + edges[n + 1]) / 2 for n in full], [y[number == n].mean() for n in full], color=colour, label=label)
+    axes.plot(
+        [(edges[n] + edges[n + 1]) / 2 for n in full], [y[number == n].mean() for n in full], color=colour, label=label
+    )
