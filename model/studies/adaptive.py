@@ -97,7 +97,7 @@ def _flown(run: Run, episodes: int) -> Row:
         "by_step": [
             {
                 "live": brain.live[number],
-                "to_go": (policy.target_return - np.cumsum([0.0, *episode.rewards[:-1]])).tolist(),
+                "to_go": np.round(policy.target_return - np.cumsum([0.0, *episode.rewards[:-1]]), 1).tolist(),
                 "phase": phases(policy.environment, np.array(episode.observations[:-1])),
                 "cycles": cycles if number == 0 else None,
             }

@@ -29,6 +29,6 @@ def phases(environment: str, observations: NDArray[Any]) -> list[float | None]:
         if start is not None and turn - start < SHORTEST:
             continue
         if start is not None and turn - start <= LONGEST:
-            result[start:turn] = ((np.arange(turn - start)) / (turn - start)).tolist()
+            result[start:turn] = np.round(np.arange(turn - start) / (turn - start), 3).tolist()
         start = turn
     return result
