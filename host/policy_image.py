@@ -105,6 +105,8 @@ def pack(policy: "Policy") -> PolicyImage:
         rows["phase"] = (
             codes.reshape(-1, g.heads) if g.phase_over == "tokens" else codes.swapaxes(1, 2).reshape(g.layers, -1)
         )
+    if "gates" in sections:
+        rows["gates"] = np.concatenate([_pack_gate(g, t, f"layer{layer}.gate") for layer in range(g.layers)])
 
     bias = np.zeros((1 + g.layers * g.passes_per_layer, d), np.int64)
     second = np.zeros_like(bias)  # threshold or shift
@@ -140,6 +142,21 @@ def pack(policy: "Policy") -> PolicyImage:
     )
 
 
+def _pack_gate(g: Geometry, tensors: Mapping[str, Integers], at: str) -> Integers:
+    """Return a step gate's row, a bit a field [1, bits]."""
+    parts = ((tensors[f"{at}.weight"], g.weight_bits), (tensors[f"{at}.threshold"], g.gate_bits))
+    return np.concatenate([spread_bits(values, bits).reshape(1, -1) for values, bits in parts], axis=1)
+
+
+def _unpack_gate(g: Geometry, row: Integers, at: str) -> dict[str, Integers]:
+    """Undo `_pack_gate`: bits [bits] -> tensors."""
+    weight, threshold = np.split(row, [g.group * g.weight_bits])
+    return {
+        f"{at}.weight": gather_bits(weight.reshape(-1, g.weight_bits), signed=True),
+        f"{at}.threshold": gather_bits(threshold.reshape(-1, g.gate_bits), signed=True),
+    }
+
+
 def _field_bits(g: Geometry) -> dict[str, int]:
     """Return the width of the fields that a row of each writable section is made of."""
     return {
@@ -147,6 +164,7 @@ def _field_bits(g: Geometry) -> dict[str, int]:
         "taps": g.weight_bits,
         "dendrites": 1,
         "phase": 1,
+        "gates": 1,
         "channels": channel_bits(g),
         "embed": g.dense_weight_bits,
         "head": g.dense_weight_bits,
@@ -202,6 +220,9 @@ def unpack(g: Geometry, sections: Mapping[str, Words], registers: Mapping[str, i
             by_layer = codes.reshape(g.layers, g.heads, g.steps).swapaxes(1, 2)
         for layer in range(g.layers):
             tensors[f"layer{layer}.phase.bits"] = by_layer[layer]
+    if "gates" in memory:
+        for layer, gate in enumerate(fields("gates", signed=False)):
+            tensors |= _unpack_gate(g, gate, f"layer{layer}.gate")
 
     channels = fields("channels", signed=False).reshape(-1, d)
     low = channels & ((1 << g.bias_bits) - 1)

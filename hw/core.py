@@ -9,6 +9,7 @@ from hw.bank import NeuronBank
 from hw.counters import DecisionCounters
 from hw.dynamics import LrfDynamics
 from hw.embed import Embedding
+from hw.gate import StepGate
 from hw.head import Head
 from hw.lanes import LaneArray
 from hw.match import MatchWindow
@@ -111,8 +112,9 @@ class DecisionCore(wiring.Component):
             self.tokens.eq(window.tokens),
         ]
 
-        # Phase codes stand between bank and attention where there are any
-        attention_spikes, coded = bank.o, []
+        # Step gates, and phase codes before attention, stand behind the bank where there are any
+        spikes = self._gated(m, bank) if g.adaptive else bank.o
+        attention_spikes, coded = spikes, []
         if g.phase == "query":
             m.submodules.phase = phase = PhaseGate(g)
             m.d.comb += [
@@ -122,7 +124,7 @@ class DecisionCore(wiring.Component):
                 phase.entering_info.eq(bank.i_info),
                 phase.i_group.eq(bank.o_group),
                 phase.i_info.eq(bank.o_info),
-                phase.i.eq(bank.o),
+                phase.i.eq(spikes),
             ]
             attention_spikes, coded = phase.o, [(self.phase, phase, phase.phase)]
 
@@ -195,12 +197,12 @@ class DecisionCore(wiring.Component):
                 bank.residual[c].eq(residual.o[c]),
                 head.i[c].eq(bank.membrane[c]),
             ]
-        for unit, spikes in ((sequencer, bank.o), (window, attention_spikes)):
+        for unit, seen in ((sequencer, spikes), (window, attention_spikes)):
             m.d.comb += [
                 unit.i_valid.eq(bank.o_valid),
                 unit.i_group.eq(bank.o_group),
                 unit.i_info.eq(bank.o_info),
-                unit.i.eq(spikes),
+                unit.i.eq(seen),
             ]
 
         # Embedding and head
@@ -250,3 +252,18 @@ class DecisionCore(wiring.Component):
         with m.If(~walker.idle):
             m.d.comb += counters.kind.eq(walker.kind)
         return m
+
+    def _gated(self, m: Module, bank: NeuronBank):
+        """Return the bank's spikes in the live steps, as the step gate chooses them."""
+        m.submodules.gate = gate = StepGate(self.geometry)
+        wiring.connect(m, wiring.flipped(self.gates), gate.gates)
+        m.d.comb += [
+            gate.busy.eq(self.busy),
+            gate.i_valid.eq(bank.i_valid),
+            gate.i_group.eq(bank.i_group),
+            gate.i_info.eq(bank.i_info),
+        ]
+        spikes = Signal.like(bank.o, name="live_spikes")
+        for c in range(self.geometry.group):
+            m.d.comb += [gate.i[c].eq(bank.membrane[c][0]), spikes[c].eq(bank.o[c] & gate.live)]
+        return spikes

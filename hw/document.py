@@ -20,7 +20,7 @@ INTRODUCTION = """\
 
 A circuit is one AXI4-Lite window of {kilobytes} KB with 32-bit words. This page is interface version {version} for
 the geometry HOPPER_Z2 (GEOMETRY_ID 0x{identifier:08x}); other geometries differ in counts, widths and pages only, and
-of another attention than PSSA in its memories (`taps`, `ring`).
+of another attention than PSSA in its memories (`taps`, `ring`); with step gates there is a memory `gates` more.
 
 * Every access is answered with OKAY. An address without a register reads zero and sets STATUS.BAD_ADDRESS; so does a
   store of less than four bytes, which is dropped. A store to an RO register does nothing.

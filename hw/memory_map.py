@@ -59,6 +59,11 @@ def state_bits(g: Geometry) -> int:
     return g.steps * (g.dendrites * g.dendrite_bits + g.reach)
 
 
+def gate_row_bits(g: Geometry) -> int:
+    """Bits of a layer's step gate: a weight per channel of the first group, then the thresholds."""
+    return g.group * g.weight_bits + (g.steps - 1) * g.gate_bits
+
+
 def embed_components(g: Geometry) -> int:
     """Token components that the embedding multiplies in a cycle: what 128 multipliers serve in a group."""
     return min(g.input_size, max(1, 128 // g.group))
@@ -137,10 +142,12 @@ def memory_map(g: Geometry) -> dict[str, Section]:
         if over_tokens
         else "phase codes: a row per layer, head by head, step by step",
     )
+    gates = ("gates", g.layers, gate_row_bits(g), True, "step gates: a row per layer; weights, then thresholds")
     shapes = (
         ("weights", g.weight_rows, g.d_model * g.weight_bits, True, "weight rows in the order of the passes"),
         *(shape for shape in attention if shape[3]),
         *([phase] if g.phase == "query" else []),
+        *([gates] if g.adaptive else []),
         (
             "channels",
             (1 + g.layers * g.passes_per_layer) * g.groups,

@@ -32,7 +32,7 @@ from model.deployed.golden import GoldenNetwork
 from model.files import ready, write_json
 from model.training.checkpoint import CheckpointError
 
-MULTIPLIERS = ("embed", "head")
+MULTIPLIERS = ("embed", "gate", "head")
 """The layers that may multiply."""
 
 
@@ -70,21 +70,28 @@ class Audit:
 
 def fault(operation: Operation, g: Geometry) -> str:
     """Return why an operation should not be in the deployed network, empty where it may."""
-    verdict, may_multiply = operation.verdict, operation.layer in MULTIPLIERS
+    verdict, room = operation.verdict, _factors(operation.layer, g)
     if verdict.kind in (UNKNOWN, FLOAT):
         return f"{operation.name} {verdict.complaint}"
-    if verdict.kind == MULTIPLY and not may_multiply:
+    if verdict.kind == MULTIPLY and not room:
         return f"{operation.name} multiplies {operation.operands}"
     if verdict.level >= REAL and verdict.kind != MOVE:
         return f"{operation.name} gives reals from {operation.operands}"
-    if verdict.kind == MULTIPLY:
-        widths = {"embed": g.input_bits, "head": g.step_sum_bits}
-        room = sorted((widths[operation.layer], g.dense_weight_bits))
-        if any(bits > most for bits, most in zip(sorted(verdict.bits), room, strict=True)):
-            return f"{operation.name} multiplies {verdict.bits} bits, more than the geometry's {tuple(room)}"
+    if verdict.kind == MULTIPLY and any(b > most for b, most in zip(sorted(verdict.bits), room, strict=True)):
+        return f"{operation.name} multiplies {verdict.bits} bits, more than the geometry's {room}"
     if verdict.kind == LOOKUP and operation.layer != "head":
         return f"{operation.name} looks something up outside of the head"
     return ""
+
+
+def _factors(layer: str, g: Geometry) -> tuple[int, ...]:
+    """Return the widths of the factors that a layer may multiply, the narrower first; none where it may not."""
+    widths = {
+        "embed": (g.input_bits, g.dense_weight_bits),
+        "head": (g.step_sum_bits, g.dense_weight_bits),
+        "gate": (g.membrane_bits, g.weight_bits),
+    }
+    return tuple(sorted(widths.get(layer.split(".")[-1], ())))
 
 
 def audit(observation: Observation, g: Geometry) -> Audit:
@@ -125,10 +132,11 @@ def _verdict(rows: list[Row], g: Geometry) -> str:
         named = "; ".join(f"{row.layer}: {row.wrong[0]}" for row in wrong[:3])
         rest = f"; and {len(wrong) - 3} more rows above" if len(wrong) > 3 else ""
         return f"not a network of selected sums: {named}{rest}"
-    count = {name: sum(row.multiplications for row in rows if row.layer == name) for name in MULTIPLIERS}
+    count = {name: sum(row.multiplications for row in rows if row.layer.split(".")[-1] == name) for name in MULTIPLIERS}
+    gates = f" but {count['gate']:,.0f} of {g.membrane_bits} x {g.weight_bits} bits in step gates" if g.adaptive else ""
     return (
-        "between embedding and head no multiplication: sums of selected integers, ANDs, gates, comparisons, shifts, "
-        f"additions and saturation; left are {count['embed']:,.0f} multiplications of {g.input_bits} x "
+        f"between embedding and head no multiplication{gates}: sums of selected integers, ANDs, gates, comparisons, "
+        f"shifts, additions and saturation; left are {count['embed']:,.0f} multiplications of {g.input_bits} x "
         f"{g.dense_weight_bits} bits in the embedding, {count['head']:,.0f} of {g.step_sum_bits} x "
         f"{g.dense_weight_bits} bits in the head, and its action table"
     )

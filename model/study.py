@@ -28,6 +28,7 @@ from model.deployed.presets import PRESETS, preset
 from model.files import ready, write
 from model.scores.cells import SENTENCES, commit, versions
 from model.studies import (
+    adaptive,
     bits,
     convergence,
     dropout,
@@ -61,6 +62,7 @@ STUDIES: dict[str, Study] = {
         field.STUDY,
         recipe.STUDY,
         rows.STUDY,
+        adaptive.STUDY,
         rates.STUDY,
         dropout.STUDY,
         expert.STUDY,

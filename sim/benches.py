@@ -9,6 +9,7 @@ import numpy as np
 from model.deployed.geometry import Geometry
 from sim.dendrite_benches import dendrites, dynamics
 from sim.dense_benches import counters, embed, head
+from sim.gate_bench import gate
 from sim.match_benches import match
 from sim.neuron_benches import bank, lif, window
 from sim.ports import Bench, Ports
@@ -32,6 +33,7 @@ BENCHES: dict[str, Bench] = {
     "attention": attention,
     "dendrites": dendrites,
     "bank": bank,
+    "gate": gate,
     "embed": embed,
     "head": head,
     "sequencer": sequencer,

@@ -30,6 +30,9 @@ OTHERS = {
     dataclasses.replace(
         TINY.with_attention("tssa"), heads=2, phase="query", phase_over="tokens", period=7
     ): "TINY TSSA, phase over tokens",
+    dataclasses.replace(TINY, adaptive=True): "TINY, step gates",
+    dataclasses.replace(ODD.with_attention("tssa"), adaptive=True): "ODD TSSA, step gates",
+    dataclasses.replace(TINY, heads=4, phase="query", adaptive=True): "TINY, phase and step gates",
 }
 MILLION = {
     **dict.fromkeys(("HOPPER_Z2", "HOPPER_Z2_LEAN", "HOPPER_Z2_SSSA", "HOPPER_Z2_TSSA", "HOPPER_Z2_LRF"), 20000),
@@ -75,7 +78,7 @@ def test_register_window(geometry: Geometry, name: str) -> None:
 
 @pytest.mark.parametrize("change", [{"rows_per_cycle": 2}, {"group": 16}], ids=str)
 def test_a_policy_runs_on_circuits_of_other_rows_and_groups(change: dict[str, int]) -> None:
-    """Policies of TINY on another circuit: words and residuals as PyTorch's, signatures as the golden network's there."""
+    """Policies of TINY on another circuit: words and residuals as PyTorch's, signatures as the golden there."""
     geometry = dataclasses.replace(TINY, **change)
     bus = VerilatedBus(library(geometry, say))
     circuit, signed = Accelerator(bus, geometry), set()

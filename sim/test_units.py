@@ -32,6 +32,11 @@ DENDRITIC = {
 }
 
 
+GATED = {
+    name: dataclasses.replace(g, adaptive=True) for name, g in (("HOPPER_Z2", HOPPER_Z2), ("TINY", TINY), ("ODD", ODD))
+}
+
+
 def units(name: str, geometry: Geometry, names: Sequence[str]):
     text = component_verilog(f"{geometry.to_json()}|{names}", lambda: AllUnits(geometry, names), "units")
     return simulation(f"units {name}", text, "units")
@@ -52,6 +57,11 @@ def test_match_unit(name):
 @pytest.mark.parametrize("name", DENDRITIC)
 def test_dendritic_unit(name, unit):
     check(name, DENDRITIC[name], unit, ["attention", "dendrites", "bank", "sequencer"])
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_step_gate(name):
+    check(f"{name}, step gates", GATED[name], "gate", ["gate"])
 
 
 def check(name: str, geometry: Geometry, unit: str, built: Sequence[str]) -> None:

@@ -14,6 +14,7 @@ from hw.core import ATTENTIONS
 from hw.counters import DecisionCounters
 from hw.dendrites import Dendrites
 from hw.embed import Embedding
+from hw.gate import StepGate
 from hw.head import Head
 from hw.lanes import LaneArray
 from hw.lif import LifNeuron
@@ -128,6 +129,7 @@ UNITS = {
     "attention": lambda g: ATTENTIONS[g.attention](g),
     "dendrites": Dendrites,
     "bank": BankAndStore,
+    "gate": StepGate,
     "embed": Embedding,
     "head": Head,
     "sequencer": Sequencer,
@@ -139,7 +141,8 @@ UNITS = {
 
 def units_of(g: Geometry) -> list[str]:
     """Return the names of the units that a circuit of this geometry has."""
-    return [name for name in UNITS if name != "dendrites" or g.attention == "lrf-dyn"]
+    lacking = {"dendrites": g.attention != "lrf-dyn", "gate": not g.adaptive}
+    return [name for name in UNITS if not lacking.get(name)]
 
 
 def drain_cycles(g: Geometry) -> int:

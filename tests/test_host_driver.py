@@ -270,6 +270,29 @@ def test_another_attention_is_refused_in_words():
         Accelerator(GoldenBus(HOPPER_Z2_TSSA), HOPPER_Z2_TSSA).load(random_policy(HOPPER_Z2_SSSA, 0))
 
 
+def test_step_gates_and_a_circuit_without_them_are_refused_in_words():
+    gated = dataclasses.replace(TINY, adaptive=True)
+    with pytest.raises(
+        AcceleratorError, match=r"another geometry .*: adaptive: True, False; use a policy or a circuit"
+    ):
+        Accelerator(GoldenBus(TINY), TINY).load(random_policy(gated, 0))
+    with pytest.raises(
+        AcceleratorError, match=r"another geometry .*: adaptive: False, True; use a policy or a circuit"
+    ):
+        Accelerator(GoldenBus(gated), gated).load(random_policy(TINY, 0))
+
+
+def test_step_gates_are_loaded_and_decide_as_golden():
+    gated = dataclasses.replace(TINY, adaptive=True)
+    policy = random_policy(gated, 3)
+    accelerator, network = Accelerator(GoldenBus(gated), gated), GoldenNetwork(policy)
+    accelerator.load(policy)
+    for token in random_tokens(policy, 6, 3):
+        trace = network.decide(token)
+        assert accelerator.decide(token).words.tolist() == trace.action.tolist()
+        assert accelerator.signatures() == trace.signatures
+
+
 @pytest.mark.parametrize("name", [name for name, section in memory_map(TINY).items() if section.writable])
 def test_a_memory_that_does_not_hold_its_words_is_found(name):
     section = memory_map(TINY)[name]

@@ -36,6 +36,7 @@ def geometries(draw):
         "membrane_bits": draw(st.integers(4, 16)),
         "table_log2": draw(st.integers(4, 8)),
         "rows_per_cycle": draw(st.sampled_from((1, 2, 4))),
+        "adaptive": draw(st.booleans()),
     }
     if draw(st.booleans()):
         del choices["window"]
@@ -150,3 +151,15 @@ def test_packing_the_largest_preset_takes_less_than_a_second():
     start = time.perf_counter()
     pack(policy)
     assert time.perf_counter() - start < 1
+
+
+def test_step_gates_lie_layer_by_layer():
+    g = dataclasses.replace(HOPPER_Z2, adaptive=True)
+    policy = random_policy(g, 2)
+    words, section = pack(policy).sections["gates"], memory_map(g)["gates"]
+    assert (section.rows, section.row_bits, section.stride) == (3, 16 * 4 + 3 * 20, 4)
+    whole = sum(int(word) << (32 * i) for i, word in enumerate(words[section.stride : 2 * section.stride]))
+    weight, threshold = policy.tensors["layer1.gate.weight"], policy.tensors["layer1.gate.threshold"]
+    assert [whole >> (4 * c) & 15 for c in range(16)] == [int(w) & 15 for w in weight]
+    assert [whole >> (64 + 20 * k) & 0xFFFFF for k in range(3)] == [int(t) & 0xFFFFF for t in threshold]
+    assert "gates" not in memory_map(HOPPER_Z2)

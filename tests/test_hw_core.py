@@ -96,6 +96,8 @@ def test_decides_as_golden(geometry, seed, data):
         dataclasses.replace(ODD, rows_per_cycle=4, steps=5, group=4),
         dataclasses.replace(TINY, rows_per_cycle=2, group=16, steps=1),
         dataclasses.replace(TINY, d_model=32, group=16, action_size=7, rows_per_cycle=4),
+        dataclasses.replace(ODD, adaptive=True),
+        dataclasses.replace(ODD, adaptive=True, layers=1, steps=8),
         dataclasses.replace(
             TINY, d_model=24, group=4, layers=1, window=16, mlp_ratio=1, action_size=1, rows_per_cycle=4
         ),
@@ -108,6 +110,8 @@ def test_decides_as_golden(geometry, seed, data):
         "four rows, five steps",
         "one group, one step",
         "more actions than the head sums at a time",
+        "step gates",
+        "a step gate of eight steps and one layer",
         "a window that takes longer than the rest",
         "a phase over steps",
         "a phase over tokens",

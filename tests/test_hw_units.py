@@ -18,14 +18,16 @@ SMALL = Geometry(observation_size=2, action_size=1, d_model=4, layers=1, steps=1
 
 
 @st.composite
-def geometries(draw: st.DrawFn, attentions: Sequence[str] = CIRCUITS) -> Geometry:
+def geometries(draw: st.DrawFn, attentions: Sequence[str] = CIRCUITS, gated: bool = False) -> Geometry:
     """Draw small geometries: odd sizes, one step to five, one group to three, every number of rows a cycle; every
-    attention that has a circuit, with heads that share a group and such that span groups."""
+    attention that has a circuit, with heads that share a group and such that span groups; with step gates and without,
+    or with them alone."""
     rows = draw(st.sampled_from([1, 2, 4]))
     group = draw(st.sampled_from([2, 4, 6] if rows == 4 else [2, 3, 4, 5]))
     d_model = group * draw(st.integers(1, 3))
     attention = draw(st.sampled_from(attentions))
     dendritic = attention == "lrf-dyn"
+    adaptive = gated or draw(st.booleans())
     shares = [s for s in range(1, d_model + 1) if d_model % s == 0 and (s % group == 0 or group % s == 0)]
     return dataclasses.replace(
         SMALL,
@@ -34,7 +36,7 @@ def geometries(draw: st.DrawFn, attentions: Sequence[str] = CIRCUITS) -> Geometr
         group=group,
         d_model=d_model,
         layers=draw(st.integers(1, 3)),
-        steps=draw(st.integers(1, 5)),
+        steps=draw(st.integers(3 if adaptive else 1, 5)),
         window=SMALL.with_attention(attention).window if dendritic else draw(st.integers(2, 5)),
         dendrites=draw(st.integers(2, 5)) if dendritic else SMALL.dendrites,
         gate=draw(st.booleans()) if dendritic else True,
@@ -46,6 +48,7 @@ def geometries(draw: st.DrawFn, attentions: Sequence[str] = CIRCUITS) -> Geometr
         table_log2=draw(st.integers(4, 6)),
         rows_per_cycle=rows,
         attention=attention,
+        adaptive=adaptive,
         heads=1 if attention in ("pssa", "lrf-dyn") else d_model // draw(st.sampled_from(shares)),
     )
 
@@ -69,7 +72,7 @@ def test_unit(unit):
         database=None,
         phases=[Phase.generate],
     )
-    @given(geometry=geometries(attentions), stall=stalls, seed=seeds)
+    @given(geometry=geometries(attentions, unit == "gate"), stall=stalls, seed=seeds)
     def check(geometry, stall, seed):
         nonlocal checked
         checked += simulate(UNITS[unit](geometry), BENCHES[unit], geometry, seed, stall)

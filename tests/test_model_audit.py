@@ -252,6 +252,19 @@ def test_each_element_keeps_its_own_level() -> None:
     assert kinds == ["gate", "multiplication"]
 
 
+def test_step_gates_may_multiply_what_is_as_wide_as_they_are(tmp_path: Path) -> None:
+    policy = random_policy(dataclasses.replace(TINY, adaptive=True), 3)
+    policy.save(tmp_path / "gated.safetensors")
+    observation = Subject.load(tmp_path / "gated.safetensors").observe(
+        torch.from_numpy(random_tokens(policy, 3, 0)).double(), True
+    )
+    result = audit.audit(observation, policy.geometry)
+    assert result.holds
+    assert "no multiplication but 16 of 12 x 4 bits in step gates: sums" in result.verdict
+    narrow = audit.audit(observation, dataclasses.replace(policy.geometry, weight_bits=3))
+    assert "layer0.gate: mv multiplies (12, 4) bits, more than the geometry's (3, 12)" in narrow.verdict
+
+
 def test_the_command_audits_the_shipped_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "audit.json"
     assert audit.main(["hopper-tiny", "--tokens", "3", "--json", str(out)]) == 0

@@ -60,6 +60,11 @@ GEOMETRIES |= {
         ODD.with_attention("lrf-dyn"), heads=4, phase="input", phase_over="tokens", period=3
     ),
 }
+GEOMETRIES |= {
+    f"{name}, {attention}, adaptive": dataclasses.replace(geometry.with_attention(attention), adaptive=True)
+    for name, geometry in (("tiny", TINY), ("odd", ODD), ("guarded", GUARDED))
+    for attention in DEPLOYED
+}
 
 torch.set_num_threads(1)
 
@@ -102,6 +107,7 @@ def compare(geometry: Geometry, seed: int, tokens: int) -> Seen:
         action = stream.decide(torch.from_numpy(token)[None], record)
         assert (action[0].double().numpy() * 2**15 == trace.action).all()
         assert set(record.spikes) == set(trace.spikes)
+        assert [int(live) for live in record.live_steps.values()] == trace.live_steps
         for name, expected in trace.spikes.items():
             assert (record.spikes[name][:, 0].numpy() == expected).all(), name
             seen.rates.setdefault(name.split(".")[1], []).append(expected.mean())

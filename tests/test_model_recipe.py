@@ -241,13 +241,13 @@ def test_a_row_cost_fetches_fewer_rows(tmp_path: Path) -> None:
 
 def test_the_row_cost_rises_and_holds(tmp_path: Path) -> None:
     run = trainer(tmp_path / "run", row_cost=0.5, row_warmup=0.5)
-    weights = []
+    shares = []
     for step in (0, 10, 20, 39):
         run.step = step
-        weights.append(run._row_cost())
+        shares.append(run._risen())
     run.phase, run.step = "quant", 0
-    assert [*weights, run._row_cost()] == [0.0, 0.25, 0.5, 0.5, 0.5]
-    assert trainer(tmp_path / "at once", row_cost=0.5, row_warmup=0.0)._row_cost() == 0.5
+    assert [*shares, run._risen()] == [0.0, 0.5, 1.0, 1.0, 1.0]
+    assert trainer(tmp_path / "at once", row_cost=0.5, row_warmup=0.0)._risen() == 1.0
 
 
 @pytest.mark.parametrize(("decay", "middle", "end"), [("cosine", 0.5, 0.0), ("linear", 0.5, 0.0), ("constant", 1, 1)])

@@ -52,6 +52,9 @@ def tensor_ranges(g: Geometry, inputs: int, actions: int) -> dict[str, tuple[tup
             table[f"layer{layer}.{name}.bias"] = ((outputs,), *bias)
             table[f"layer{layer}.{name}.threshold"] = ((outputs,), *threshold)
         table |= {f"layer{layer}.{name}": entry for name, entry in _attention_ranges(g).items()}
+        if g.adaptive:
+            table[f"layer{layer}.gate.weight"] = ((g.group,), *weight)
+            table[f"layer{layer}.gate.threshold"] = ((g.steps - 1,), *signed(g.gate_bits))
         table[f"layer{layer}.window.threshold"] = ((d,), *threshold)
         if g.phase != "none":
             table[f"layer{layer}.phase.bits"] = ((g.phase_times, g.heads), 0, 1)
@@ -138,6 +141,8 @@ class Policy:
                 raise ArtifactError(f"{name} has shape {tensor.shape}, its geometry needs {shape}")
             if tensor.dtype.kind != "i" or tensor.min() < low or tensor.max() > high:
                 raise ArtifactError(f"{name} must hold integers in {low}..{high}")
+            if name.endswith("gate.threshold") and (np.diff(tensor.astype(np.int64)) < 0).any():
+                raise ArtifactError(f"{name} must not descend: a step is live only where the one before is")
         for name in ("input_mean", "input_std", "input_scale"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ArtifactError(f"{name} holds a NaN or an infinity")

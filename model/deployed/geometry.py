@@ -80,6 +80,7 @@ class Geometry:
     phase_over: str = "steps"  # one of PHASE_CLOCKS: what a phase code counts
     period: int = 16  # environment steps after which a phase code over tokens begins again
     routing: str = "none"  # one of ROUTINGS: how a token chooses a gain per head
+    adaptive: bool = False  # whether a step gate chooses per token and layer how many of the steps are live
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -89,7 +90,9 @@ class Geometry:
         _require(
             self.attention in ATTENTIONS, f"attention must be one of {', '.join(ATTENTIONS)}, not {self.attention!r}"
         )
-        _require(type(self.gate) is bool, f"gate must be true or false, not {self.gate!r}")
+        for name in ("gate", "adaptive"):
+            value = getattr(self, name)
+            _require(type(value) is bool, f"{name} must be true or false, not {value!r}")
         _require(self.phase in PHASES, f"phase must be one of {', '.join(PHASES)}, not {self.phase!r}")
         _require(
             self.phase_over in PHASE_CLOCKS,
@@ -142,6 +145,10 @@ class Geometry:
             f"d_model {self.d_model} cannot be shared among {self.heads} heads; choose a divisor",
         )
         _require(self.steps <= 8, f"steps must be at most 8, not {self.steps}")
+        _require(
+            self.steps > 2 or not self.adaptive,
+            f"adaptive needs at least 3 steps, not {self.steps}: of fewer the neurons are done before the gate",
+        )
         _require(self.layers <= 8, f"layers must be at most 8 (one signature register each), not {self.layers}")
         _require(self.window >= 2, f"window must span at least 2 tokens, not {self.window}")
         _require(2 <= self.weight_bits <= 8, f"weight_bits must be 2 to 8, not {self.weight_bits}")
@@ -174,6 +181,7 @@ class Geometry:
             "phase": self.phase != "none",
             "phase_over": self.phase != "none",
             "period": self.phase != "none" and self.phase_over == "tokens",
+            "adaptive": self.adaptive,
         }
         return uses.get(name, False) or self.attention in _GOES_WITH.get(name, ())
 
@@ -358,6 +366,11 @@ class Geometry:
         return self.accumulator_bits - 1
 
     @property
+    def gate_bits(self) -> int:
+        """Signed width of a step gate's sum, one weight per membrane of the first group, and of its thresholds."""
+        return (self.group << (self.membrane_bits + self.weight_bits - 2)).bit_length() + 1
+
+    @property
     def embed_shift_bits(self) -> int:
         """Unsigned width of the embedding's right shift."""
         return 4
@@ -397,7 +410,7 @@ class Geometry:
     def to_json(self) -> str:
         """Return the choices as canonical JSON: sorted keys, no spaces; what goes with others alone where it counts."""
         choices = dataclasses.asdict(self)
-        for name in (*_GOES_WITH, "phase", "phase_over", "period", "routing"):
+        for name in (*_GOES_WITH, "phase", "phase_over", "period", "routing", "adaptive"):
             # one head is what there was before there were several: the digests of those geometries stay
             if not self._uses(name) or (name, choices[name]) == ("heads", 1):
                 del choices[name]

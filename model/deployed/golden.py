@@ -73,6 +73,17 @@ def shift_of_heads(query: Bits, threshold: Integers, heads: int) -> Integers:
     return quiet[..., np.arange(channels) * heads // channels]
 
 
+def live_steps(membrane: Integers, weight: Integers, threshold: Integers) -> Integers:
+    """Choose how many steps of a layer are live: `1 + #{k : sum_c w[c] x[0,c] > threshold[k]}`.
+
+    membrane [steps, ..., channels] at the layer's entry, of which the first step and the first group count; weight
+    [group], threshold [steps - 1] -> [...].
+    """
+    total = membrane[0, ..., : len(weight)] @ weight
+    chosen: Integers = 1 + (total[..., None] > threshold).sum(axis=-1)
+    return chosen
+
+
 def head(membrane: Integers, weight: Integers, shift: Integers, bias: Integers, table: Integers) -> Integers:
     """Look the action up: `table[clip(floor((W sum_t x[t] + bias) / 2**shift) + entries/2)]`.
 
@@ -118,6 +129,7 @@ class Trace:
     spikes: dict[str, Bits] = field(default_factory=dict)  # "layer0.key" -> [steps, ..., channels]
     active_rows: dict[str, Any] = field(default_factory=dict)  # int, or list[int] per token: inputs that spike
     saturations: int = 0  # residual membranes and dendrites that were clipped
+    live_steps: list[Any] = field(default_factory=list)  # per layer, int or list[int] per token; empty without gates
 
 
 def reads(geometry: Geometry, linear: str) -> int:
@@ -223,9 +235,17 @@ class GoldenNetwork:
             trace.active_rows[name] = np.count_nonzero(spikes.any(axis=0), axis=-1).tolist()
             return spiking_linear(spikes, self._weights[f"{name}.weight"])
 
+        def fire(current: Integers, threshold: Integers) -> Bits:
+            """Fire in the layer's live steps."""
+            spikes, _ = lif(current, threshold)
+            if g.adaptive:
+                step = np.arange(g.steps).reshape(-1, *[1] * (spikes.ndim - 1))
+                spikes &= step < np.asarray(trace.live_steps[-1])[..., None]
+            return spikes
+
         def neuron(current: Integers, name: str, places: int | Integers = 0) -> Bits:
             # a current that is some places smaller, by a threshold that is as much larger
-            trace.spikes[name], _ = lif(current, p[f"{name}.threshold"] << places)
+            trace.spikes[name] = fire(current, p[f"{name}.threshold"] << places)
             return trace.spikes[name]
 
         def spiking(spikes: Bits, name: str) -> Bits:
@@ -238,10 +258,13 @@ class GoldenNetwork:
         x = residual(np.broadcast_to(e, (g.steps, *e.shape)))
         for layer in range(g.layers):
             at = f"layer{layer}"
+            if g.adaptive:
+                chosen = live_steps(x, p[f"{at}.gate.weight"], p[f"{at}.gate.threshold"])
+                trace.live_steps.append(chosen.tolist())
             current = x
             if g.phase == "input":
                 current = x + p[f"{at}.phase.current"] * phase_bits(p[f"{at}.phase.bits"], g, time)
-            s = trace.spikes[f"{at}.entry"] = lif(current, p["entry.threshold"])[0]
+            s = trace.spikes[f"{at}.entry"] = fire(current, p["entry.threshold"])
             projected = np.split(spiking(s, f"{at}.kvq"), len(g.projections), axis=-1)
             if g.phase == "query":
                 projected[g.projections.index("query")] &= phase_bits(p[f"{at}.phase.bits"], g, time)
@@ -256,7 +279,7 @@ class GoldenNetwork:
                 query = projected[g.projections.index("query")]
                 places = shift_of_heads(query, p[f"{at}.routing.threshold"], g.heads)
             x = shortcut(x, neuron(current, f"{at}.window", places), f"{at}.proj")
-            s = trace.spikes[f"{at}.mlp"] = lif(x, p["entry.threshold"])[0]
+            s = trace.spikes[f"{at}.mlp"] = fire(x, p["entry.threshold"])
             h = spiking(s, f"{at}.fc1")
             x = shortcut(x, h, f"{at}.fc2")
         trace.action = head(x, p["head.weight"], p["head.shift"], p["head.bias"], p["head.table"])

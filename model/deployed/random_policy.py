@@ -21,7 +21,10 @@ def random_policy(
         part = name.split(".")[-1]
         # what a quarter of the inputs spiking adds up to, usually
         usual_sum = weight_rms * (geometry.d_model / 4) ** 0.5
-        if name.endswith("window.weight"):
+        if name.endswith("gate.threshold"):
+            # about as far apart as the sums of random membranes are
+            tensors[name] = np.sort(rng.integers(low // 64, high // 64 + 1, shape))
+        elif name.endswith("window.weight"):
             # more taps excite than inhibit, or hardly anything would pass the three-fold AND
             tensors[name] = np.maximum(rng.integers(low, high + 1, shape), rng.integers(low, high + 1, shape))
         elif name.endswith(("dynamics.upper", "dynamics.lower")):

@@ -9,6 +9,7 @@ from model.deployed.artifact import Policy
 from model.deployed.geometry import Geometry
 from model.integer import quant_phase, quant_routing
 from model.integer.fold_attention import form, thresholds
+from model.integer.quant_gate import load_gate, quantise_gate
 from model.integer.quantize import (
     QuantEmbedding,
     QuantHead,
@@ -46,6 +47,7 @@ def quantise(network: Network, input_scale: Tensor, fraction_bits: int, symmetri
                 fc2=_residual(block.fc2, g, one, symmetric),
                 phase=quant_phase.quantise(block.phase, g, one),
                 routing=quant_routing.quantise(block.routing),
+                gate=quantise_gate(block.gate, g, one) if g.adaptive else None,
             )
         )
     embed = _embedding(network.embed, g, one, input_scale)
@@ -133,6 +135,8 @@ def integer_tensors(network: Network) -> dict[str, np.ndarray]:
         if block.phase is not None:
             own |= block.phase.integers()
         tensors |= {f"{at}.{name}": tensor for name, tensor in own.items()}
+        if g.adaptive:
+            tensors[f"{at}.gate.weight"], tensors[f"{at}.gate.threshold"] = block.gate.integers()
         kvq = [t.chunk(len(g.projections)) for t in (*block.kvq.integers(), block.kvq.threshold)]
         for name, parts in zip(g.projections, zip(*kvq, strict=True), strict=True):
             for part, tensor in zip(("weight", "bias", "threshold"), parts, strict=True):
@@ -177,6 +181,7 @@ def from_policy(policy: Policy) -> Network:
                 fc2=residual(f"{at}.fc2"),
                 phase=quant_phase.load(own, g),
                 routing=quant_routing.load(own, g),
+                gate=load_gate(own, g) if g.adaptive else None,
             )
         )
     embed = QuantEmbedding(*layer("embed", g.dense_weight_bits), shift=p["embed.shift"], membrane_bits=g.membrane_bits)
@@ -191,4 +196,7 @@ def from_policy(policy: Policy) -> Network:
     )
     network = network.to(torch.float32 if g.lif_bits + g.gain_places <= 24 else torch.float64)
     head.double()
+    for block in blocks:
+        if block.gate is not None:
+            block.gate.double()
     return network.eval()

@@ -97,6 +97,11 @@ def to_nir(policy: Policy) -> "nir.NIRGraph":
         raise NirError("NIR cannot express phase codes: bits that depend on the time alone; export one with phase none")
     if g.routing != "none":
         raise NirError("NIR cannot express routing: gains that a count of spikes chooses; export one with routing none")
+    if g.adaptive:
+        raise NirError(
+            "NIR cannot express step gates: no node lets what neurons do depend on a count of steps chosen per token; "
+            "export a policy without"
+        )
     nir = require_nir()
     build = _Builder(policy, nir)
     p, inputs = build.tensors, policy.input_size

@@ -78,7 +78,11 @@ def prove(g: Geometry, tensors: dict[str, np.ndarray]) -> dict[str, int]:
 
     half = 1 << (g.input_bits - 1)
     fits("accumulator of the embedding", "embed", *reach(tensors["embed.weight"], -half, half - 1), g.embed_bits)
+    top = 1 << (g.membrane_bits - 1)
     for layer in range(g.layers):
+        if g.adaptive:
+            gate = reach(tensors[f"layer{layer}.gate.weight"][None], -top, top - 1)
+            fits("sum of a step gate", f"layer{layer}.gate", *gate, g.gate_bits)
         if g.attention == "lrf-dyn":
             dendrites = dendrite_reach(g, tensors, f"layer{layer}")
             fits("sum of a dendrite", f"layer{layer}.dynamics", *dendrites, g.dendrite_sum_bits)
@@ -92,7 +96,6 @@ def prove(g: Geometry, tensors: dict[str, np.ndarray]) -> dict[str, int]:
             if part not in ("proj", "fc2"):
                 bias = tensors.get(f"{name}.bias", 0)
                 neuron(name, np.minimum(least + bias, 0), np.maximum(most + bias, 0))
-    top = 1 << (g.membrane_bits - 1)
     neuron("entry", np.array([-top]), np.array([top - 1]))
     for layer in range(g.layers if g.phase == "input" else 0):
         added = np.asarray(tensors[f"layer{layer}.phase.current"], np.int64)

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from model.deployed.geometry import Geometry
-from model.integer.quantize import Quantised, limits, straight_through, to_grid
+from model.integer.quantize import Quantised, limits, to_grid
 from model.network.dynamics import Coefficients, convolve
+from model.network.neuron import straight_through
 
 LARGEST_SHARE = 0.25
 """Largest size of one coupling, as a share of the leak of the dendrite it acts on: two still leave half a leak."""

@@ -12,23 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.network.neuron import lif
+from model.network.neuron import lif, straight_through
 from model.network.product import spike_linear
-
-
-class _StraightThrough(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, smooth: Tensor) -> Tensor:
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
-        return None, gradients[0]
-
-
-def straight_through(value: Tensor, smooth: Tensor) -> Tensor:
-    """Return `value` with the gradient of `smooth` (both of one shape)."""
-    return _StraightThrough.apply(value.detach(), smooth)
 
 
 def limits(bits: int, symmetric: bool = False) -> tuple[int, int]:

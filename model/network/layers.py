@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.deployed.geometry import ATTENTIONS, Geometry
 from model.network.attention import PSSA, Attention
 from model.network.dynamics import Dendrites, Dynamics
+from model.network.gate import StepGate
 from model.network.local import LocalTaps
 from model.network.match import Match
 from model.network.network import Block, Network
@@ -242,6 +243,7 @@ def float_network(geometry: Geometry, inputs: int, actions: int, structure: Stru
             fc2=Residual(h, d, norm),
             phase=None if geometry.phase == "none" else LearnedPhase(geometry, structure.phase_soft),
             routing=routing(geometry),
+            gate=StepGate(geometry) if geometry.adaptive else None,
         )
         for _ in range(geometry.layers)
     ]

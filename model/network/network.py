@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.deployed.geometry import Geometry
 from model.network.attention import Attention, Rows
+from model.network.gate import Gate
 from model.network.neuron import lif
 from model.network.phase import Phase
 from model.network.routing import Routing
@@ -28,15 +29,19 @@ class Record:
 
     spikes : "layer0.key" and so on -> [steps, rows, channels], the names of the policy's tensors.
     membranes : the residual stream after the embedding and after each sub-block, [steps, rows, channels].
+    live_steps : "layer0" and so on -> [rows], where step gates choose them.
     graph : whether what is noted can be differentiated.
     """
 
     graph: bool = False
     spikes: dict[str, Tensor] = field(default_factory=dict)
     membranes: list[Tensor] = field(default_factory=list)
+    live_steps: dict[str, Tensor] = field(default_factory=dict)
 
-    def note(self, at: str, membrane: Tensor | None, spikes: dict[str, Tensor]) -> None:
-        """Add spikes of a layer under their names, and a membrane."""
+    def note(self, at: str, membrane: Tensor | None, live: Tensor | None, spikes: dict[str, Tensor]) -> None:
+        """Add spikes of a layer under their names, a membrane, and the layer's live steps."""
+        if live is not None:
+            self.live_steps[at] = live if self.graph else live.detach()
         self.spikes |= {f"{at}.{name}": s if self.graph else s.detach() for name, s in spikes.items()}
         if membrane is not None:
             self.membranes.append(membrane if self.graph else membrane.detach())
@@ -48,6 +53,7 @@ class Block(nn.Module):
     kvq : spikes [.., d] -> spikes [.., 3 d], key, value and query side by side; [.., 2 d] where there is no query.
     proj, fc2 : (spikes, x) -> x; fc1 : spikes -> spikes. phase, routing : codes and gains of its heads, None
     where there are none.
+    gate : chooses the live steps, None where all are; in the others no neuron of the layer spikes.
     """
 
     def __init__(
@@ -59,10 +65,11 @@ class Block(nn.Module):
         fc2: nn.Module,
         phase: Phase | None = None,
         routing: Routing | None = None,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__()
         self.kvq, self.attention, self.proj, self.fc1, self.fc2 = kvq, attention, proj, fc1, fc2
-        self.phase, self.routing = phase, routing
+        self.phase, self.routing, self.gate = phase, routing, gate
 
     def forward(
         self, x: Tensor, entry: Tensor, attend: Attend, note: Callable[..., None], time: Tensor | None
@@ -71,20 +78,28 @@ class Block(nn.Module):
 
         time [rows] : environment step of each row; None where no code over tokens asks for it.
         """
-        s = lif(x if self.phase is None else self.phase.on_entry(x, time), entry)
+        mask = None
+        if self.gate is not None:
+            live, mask = self.gate(x)
+            note(live=live)
+
+        def existing(spikes: Tensor) -> Tensor:
+            return spikes if mask is None else spikes * mask
+
+        s = existing(lif(x if self.phase is None else self.phase.on_entry(x, time), entry))
         names = self.attention.geometry.projections
-        spikes = dict(zip(names, self.kvq(s).chunk(len(names), dim=-1), strict=True))
+        spikes = dict(zip(names, existing(self.kvq(s)).chunk(len(names), dim=-1), strict=True))
         if self.phase is not None and "query" in spikes:
             spikes["query"] = self.phase.on_query(spikes["query"], time)
         current = attend(self.attention, spikes["key"], spikes["value"], spikes.get("query"))
         if self.routing is not None:
             current = self.routing(current, spikes.get("query"))
-        o = lif(current, self.attention.threshold)
+        o = existing(lif(current, self.attention.threshold))
         note(entry=s, **spikes, window=o)
         x = self.proj(o, x)
         note(x)
-        s = lif(x, entry)
-        h = self.fc1(s)
+        s = existing(lif(x, entry))
+        h = existing(self.fc1(s))
         note(mlp=s, fc1=h)
         x = self.fc2(h, x)
         note(x)
@@ -159,9 +174,9 @@ class Network(nn.Module):
     def _run(self, tokens: Tensor, attends: list[Attend], record: Record | None, time: Tensor | None) -> Tensor:
         layer = 0
 
-        def note(membrane: Tensor | None = None, **spikes: Tensor) -> None:
+        def note(membrane: Tensor | None = None, live: Tensor | None = None, **spikes: Tensor) -> None:
             if record is not None:
-                record.note(f"layer{layer}", membrane, spikes)
+                record.note(f"layer{layer}", membrane, live, spikes)
 
         x = self.embed(tokens.to(self.entry.dtype)).expand(self.geometry.steps, -1, -1)
         note(x)

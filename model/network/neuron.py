@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The leaky integrate-and-fire neuron, over all SNN steps of a token at once."""
+"""The leaky integrate-and-fire neuron, over all SNN steps of a token at once, and gradients straight through."""
 
 from typing import Any
 
@@ -50,6 +50,21 @@ class _CompiledFire(torch.autograd.Function):
         gradient, result = gradients[0].contiguous(), torch.empty(current.shape)
         kernels.run("lif_backward", current, current.stride(0), threshold, gradient, result, *_sizes(current))
         return result, None
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, smooth: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
+def straight_through(value: Tensor, smooth: Tensor) -> Tensor:
+    """Return `value` with the gradient of `smooth` (both of one shape)."""
+    return _StraightThrough.apply(value.detach(), smooth)
 
 
 def _sizes(current: Tensor) -> tuple[int, int, int]:

@@ -16,7 +16,7 @@ from model.data.environments import Actions, DataError, make, require_kind
 from model.data.offline import Normaliser
 from model.deployed.artifact import ACTION_SCALE, Policy, quantise_token
 from model.deployed.geometry import Geometry
-from model.deployed.golden import GoldenNetwork, fetch_cycles, reads
+from model.deployed.golden import GoldenNetwork, Trace, fetch_cycles, reads
 from model.network.network import Network, Record
 
 Floats = NDArray[np.float64]
@@ -108,7 +108,13 @@ def _spread(actions: torch.Tensor, rows: list[int], batch: int) -> Floats:
 
 
 class GoldenBrain:
-    """An artifact on the golden network, all episodes at once."""
+    """An artifact on the golden network, all episodes at once.
+
+    trace : of the last decisions, of the episodes in `rows`.
+    """
+
+    rows: list[int]
+    trace: Trace
 
     def __init__(self, policy: Policy, effort: Effort | None = None) -> None:
         self.policy, self.effort = policy, effort
@@ -123,7 +129,7 @@ class GoldenBrain:
         if len(live) < len(self.rows):
             self.network.keep([self.rows.index(row) for row in live])
             self.rows = list(live)
-        trace = self.network.decide(quantise_token(self.policy, tokens[self.rows]))
+        trace = self.trace = self.network.decide(quantise_token(self.policy, tokens[self.rows]))
         if self.effort is not None:
             for row in range(len(self.rows)):
                 self.effort.add(self.policy.geometry, {name: rows[row] for name, rows in trace.active_rows.items()})

@@ -82,7 +82,9 @@ class TrainConfig:
     row_cost: float = 0.0
     """Weight in the loss of the share of weight rows that a decision fetches (`model.training.row_cost`)."""
     row_warmup: float = 0.25
-    """Share of the float phase over which the row cost rises to its weight."""
+    """Share of the float phase over which row cost and step cost rise to their weights."""
+    step_cost: float = 0.0
+    """Weight in the loss of the mean number of live SNN steps (`model.training.step_cost`); goes with step gates."""
     delayed: bool = False
     """Whether all of an episode's reward comes at its end (D4RL's delayed reward)."""
     return_scale: float = 1000.0
@@ -117,7 +119,7 @@ class TrainConfig:
             require(each.type is not float or math.isfinite(value), f"{each.name} must be a finite number, not {value}")
         for name in ("rate", "quant_rate", "clip", "return_scale", "observation_scale", "action_scale", "to_go_scale"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("weight_decay", "seed", "observation_noise", "to_go_jitter", "row_cost"):
+        for name in ("weight_decay", "seed", "observation_noise", "to_go_jitter", "row_cost", "step_cost"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
         for name in ("held_out", "average", "action_dropout"):
             require(0 <= getattr(self, name) < 1, f"{name} must be 0 or more and below 1, not {getattr(self, name)}")
@@ -153,6 +155,14 @@ class TrainConfig:
             "symmetric_weights is about the integers of the quantised phase; set quant_steps, or leave it out",
         )
         require(self.norm != "tdln" or self.quant_steps == 0, "layer norm has no integer form; set quant_steps to 0")
+        require(
+            self.network == "spiking" or not self.geometry.adaptive,
+            f"geometry.adaptive is about the spiking network; leave it at false for {self.network}",
+        )
+        require(
+            self.geometry.adaptive or self.step_cost == 0,
+            "step_cost is a price on the steps that gates choose; set geometry.adaptive, or leave it at 0",
+        )
         for name in ("norm_freeze", "row_cost"):
             require(
                 self.network == "spiking" or getattr(self, name) == 0,
@@ -234,12 +244,13 @@ class TrainConfig:
         )
 
     def to_json(self) -> str:
-        """Return the configuration as JSON; the choices of sparse matching where there is any."""
+        """Return the configuration as JSON; without a later choice it is what it was before there was one."""
         choices = dataclasses.asdict(self)
         if self.structure.sparsity == "dense":
-            # what is dense is known by digests from before anything was sparse
             for name in ("sparsity", *SPARSE_RANGES):
                 del choices["structure"][name]
+        if not self.geometry.adaptive:
+            del choices["geometry"]["adaptive"], choices["step_cost"]
         return json.dumps(choices, indent=2, sort_keys=True)
 
     @classmethod

@@ -31,6 +31,7 @@ from model.training.checkpoint import Checkpoint, CheckpointError, build, intege
 from model.training.config import ConfigError, TrainConfig
 from model.training.memory import require_room
 from model.training.row_cost import share_of_rows
+from model.training.step_cost import mean_live_steps
 
 PHASES = ("float", "quant")
 VALIDATION_WINDOWS = 256
@@ -256,9 +257,7 @@ class Trainer:
             set_frozen(self.network, self.step >= c.steps - int(c.norm_freeze * c.steps))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
-        loss = self._loss(
-            self.network, self.windows, c.batch, self.rng, augment=self.augment, row_cost=self._row_cost()
-        )
+        loss = self._loss(self.network, self.windows, c.batch, self.rng, augment=self.augment, priced=self._risen())
         value = loss.item()
         if not math.isfinite(value):
             saved = (self.out / "checkpoint.pt").exists()
@@ -275,10 +274,10 @@ class Trainer:
             self.average.update_parameters(self.network)
         return value
 
-    def _row_cost(self) -> float:
-        """Return the weight of the row cost in this update; in the quantised phase it has risen."""
+    def _risen(self) -> float:
+        """Return the share of their weights that row and step cost have in this update; in the quantised phase 1."""
         rise = self.config.row_warmup * self.config.steps
-        return self.config.row_cost * (min(1.0, self.step / rise) if self.phase == "float" and rise else 1.0)
+        return min(1.0, self.step / rise) if self.phase == "float" and rise else 1.0
 
     def _loss(
         self,
@@ -288,17 +287,18 @@ class Trainer:
         rng: np.random.Generator,
         record: Record | None = None,
         augment: Augmentation | None = None,
-        row_cost: float = 0.0,
+        priced: float = 0.0,
     ) -> Tensor:
         """Mean over the real tokens of random windows: cross-entropy of discrete actions, squared error of others.
 
-        Plus `row_cost` times the share of weight rows fetched.
+        Plus, `priced` times, the row cost of the share of weight rows fetched and the step cost of the live steps.
         """
+        row_cost, step_cost = self.config.row_cost * priced, self.config.step_cost * priced
         tokens, actions, real, start = source.sample(batch, self.config.length, rng)
         if augment is not None:
             tokens = augment(tokens, real, rng)
         tokens, actions, real = (torch.from_numpy(array).to(self.on) for array in (tokens, actions, real))
-        if row_cost:
+        if row_cost or step_cost:
             record = Record(graph=True)
         more: dict[str, Any] = {} if record is None else {"record": record}
         if self.config.geometry.phase_over == "tokens":
@@ -310,6 +310,8 @@ class Trainer:
             loss = functional.mse_loss(outputs, actions)
         if record is not None and row_cost:
             loss = loss + row_cost * share_of_rows(self.config.geometry, record.spikes)
+        if record is not None and step_cost:
+            loss = loss + step_cost * mean_live_steps(record.live_steps)
         return loss
 
     @torch.no_grad()

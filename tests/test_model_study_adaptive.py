@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""The study of step gates: what it flies and counts, gait phases by hand, its figure."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from host.golden_device import GoldenBus
+from host.verilated import BuildError
+from model.data.tasks import find
+from model.deployed.presets import TINY
+from model.deployed.random_policy import random_policy, random_tokens
+from model.studies import adaptive, gait
+from model.studies.plots import draw
+from model.studies.runs import Bench, Budget
+from tests import swing
+
+torch.set_num_threads(1)
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
+
+TASK = "pendulum-mixed"
+
+
+@pytest.fixture
+def _golden_circuit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model of the circuit's registers in place of the verilated one, which takes minutes to build."""
+    monkeypatch.setattr(adaptive, "library", lambda geometry: geometry)
+    monkeypatch.setattr(adaptive, "VerilatedBus", GoldenBus)
+
+
+@pytest.mark.usefixtures("_golden_circuit")
+def test_measures_gates_and_fixed_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    swing.make(tmp_path, find(TASK).dataset, [60, 50, 40])
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setattr(adaptive, "FIXED", (1, 4))
+    monkeypatch.setattr(adaptive, "STEP_COSTS", (0.0, 3.0))
+    budget = Budget(find(TASK), dataclasses.replace(TINY, layers=1), 60, 20, 8, seeds=1, episodes=2)
+    rows = adaptive.measure(Bench(budget, tmp_path / "runs", "test"))
+    assert [(row["steps"], row["step_cost"]) for row in rows] == [
+        ("1", None),
+        ("4", None),
+        ("1 to 4", 0.0),
+        ("1 to 4", 3.0),
+    ]
+    assert [row["live_steps"] for row in rows[:2]] == [1.0, 4.0]
+    assert rows[3]["live_steps"] < rows[2]["live_steps"]
+    for row in rows:
+        episode = row["by_step"][0]
+        assert len(row["by_step"]) == 2
+        assert len(episode["live"]) == len(episode["to_go"]) == len(episode["phase"]) == len(episode["cycles"]) == 200
+        assert row["compared"] == 200
+        assert row["live_steps"] == pytest.approx(np.mean([e["live"] for e in row["by_step"]]))
+        assert row["fetch_cycles"] > row["rows"] / TINY.rows_per_cycle - 1
+        assert np.isfinite(row["return"])
+        assert set(np.ravel(episode["live"])) <= {1, 2, 3, 4}
+    draw(adaptive.STUDY, rows, tmp_path / "a.png")
+    draw(adaptive.STUDY, [row | adaptive._flown(None, 0) for row in rows], tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.usefixtures("_golden_circuit")
+def test_the_circuit_s_words_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, other = (random_policy(dataclasses.replace(TINY, adaptive=True), seed) for seed in (0, 1))
+    tokens = random_tokens(policy, 10, 0)
+    assert adaptive.circuit_cycles(policy, tokens)[1] == 30
+    golden = adaptive.GoldenNetwork
+    monkeypatch.setattr(adaptive, "GoldenNetwork", lambda _: golden(other))
+    with pytest.raises(AssertionError, match="Arrays are not equal"):
+        adaptive.circuit_cycles(policy, tokens)
+
+
+def test_without_a_compiler_there_are_no_cycles(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def broken(geometry: Any) -> Path:
+        raise BuildError("no g++ found")
+
+    monkeypatch.setattr(adaptive, "library", broken)
+    policy = random_policy(TINY, 0)
+    assert adaptive.circuit_cycles(policy, random_tokens(policy, 3, 0)) == (None, 0)
+    assert "no cycles: no g++ found" in capsys.readouterr().out
+
+
+def test_a_phase_runs_from_lowest_point_to_lowest_point() -> None:
+    hop = [1.0] * 20 + [-1.0] * 30
+    velocity = [-1.0] * 7 + hop + [1.0] * 25 + [-1.0] * 25 + [1.0] * 9
+    observations = np.zeros((len(velocity), 11))
+    observations[:, 6] = velocity
+    found = gait.phases("Hopper-v5", observations)
+    assert found[:7] == [None] * 7
+    assert found[7:57] == [n / 50 for n in range(50)]
+    assert found[57:107] == [n / 50 for n in range(50)]
+    assert found[107:] == [None] * 9
+    assert gait.phases("Pendulum-v1", observations) == [None] * len(velocity)
+
+
+def test_wobbles_are_part_of_a_hop_and_a_long_fall_is_none() -> None:
+    observations = np.zeros((400, 11))
+    observations[:, 6] = -1.0
+    for turn in (10, 15, 60, 350):  # 5 after the first: a wobble; 290 after the third: no gait
+        observations[turn, 6] = 1.0
+    found = gait.phases("Hopper-v5", observations)
+    assert found[10] == 0.0
+    assert found[15] == 0.1
+    assert found[59] == 0.98
+    assert found[60:] == [None] * 340
