@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.deployed.geometry import CIRCUIT_CHOICES, Geometry, GeometryError
+from model.deployed.geometry import Geometry, GeometryError
 
 FORMAT = "spikeloop-policy-1"
 ACTION_SCALE = 1 << 15
@@ -174,9 +174,9 @@ class Policy:
     def on(self, circuit: Geometry) -> "Policy":
         """Return the policy as a circuit of another geometry runs it: the same integers, packed for that one.
 
-        Raises `ArtifactError` unless the two differ in `CIRCUIT_CHOICES` alone.
+        Raises `ArtifactError` unless the two differ in `Geometry.circuit_choices` alone.
         """
-        if different := self.geometry.differences(circuit, but=CIRCUIT_CHOICES):
+        if different := self.geometry.differences(circuit, but=self.geometry.circuit_choices):
             raise ArtifactError(
                 f"the policy is of another geometry than the circuit (policy, circuit): {'; '.join(different)}; "
                 "use a policy or a circuit of the other's geometry"

@@ -21,10 +21,6 @@ ATTENTIONS = ("pssa", "sssa", "tssa", "lrf-ssa", "lrf-dyn")
 CIRCUITS = ("pssa", "sssa", "tssa", "lrf-dyn")
 """Those of them that a circuit computes."""
 
-CIRCUIT_CHOICES = ("rows_per_cycle", "group")
-"""Fields of `Geometry` that are the circuit's alone: how many rows and channels it takes at a time. They change cycles,
-places in memory and the order of a signature; a policy's integers and actions are the same whatever they are."""
-
 PHASES = ("none", "query", "input")
 """Where the phase codes of the heads act (docs/modules.md)."""
 
@@ -465,6 +461,15 @@ class Geometry:
             f"heads of {share} channels lie across groups of {self.group}, for which there is no circuit: choose heads "
             "or group so that one is a multiple of the other",
         )
+
+    @property
+    def circuit_choices(self) -> tuple[str, ...]:
+        """Fields that are the circuit's alone: how many rows and channels it takes at a time.
+
+        They change cycles, places in memory and the order of a signature; a policy's integers and actions are the same
+        whatever they are. A step gate reads the first group, so that with one the group is the policy's too.
+        """
+        return ("rows_per_cycle",) if self.adaptive else ("rows_per_cycle", "group")
 
     def with_attention(self, attention: str) -> "Geometry":
         """Return the same sizes with another attention, what that one lacks back at its default."""
