@@ -101,7 +101,7 @@ def test_decides_as_golden(geometry, seed, data):
         dataclasses.replace(
             TINY, d_model=24, group=4, layers=1, window=16, mlp_ratio=1, action_size=1, rows_per_cycle=4
         ),
-        dataclasses.replace(TINY, heads=4, phase="query"),
+        dataclasses.replace(ODD, heads=5, phase="query"),
         dataclasses.replace(ODD.with_attention("tssa"), heads=4, phase="query", phase_over="tokens", period=3),
         dataclasses.replace(TINY.with_attention("lrf-dyn"), heads=1, phase="query", phase_over="tokens", period=1),
     ],
@@ -113,7 +113,7 @@ def test_decides_as_golden(geometry, seed, data):
         "step gates",
         "a step gate of eight steps and one layer",
         "a window that takes longer than the rest",
-        "a phase over steps",
+        "a phase over steps, a head across groups",
         "a phase over tokens",
         "a phase that is always the same",
     ],

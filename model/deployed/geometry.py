@@ -457,7 +457,7 @@ class Geometry:
         )
         share = self.d_model // self.heads
         _require(
-            share % self.group == 0 or self.group % share == 0,
+            self.attention not in _MATCHING or share % self.group == 0 or self.group % share == 0,
             f"heads of {share} channels lie across groups of {self.group}, for which there is no circuit: choose heads "
             "or group so that one is a multiple of the other",
         )
