@@ -111,7 +111,7 @@ def _flown(run: Run, episodes: int) -> Row:
 
 
 def by_choice(by_step: Sequence[Row]) -> dict[str, float | None]:
-    """Return `CHOICES` of a policy: mean cycles of the decisions with the fewest and with the most live steps (lower and
+    """Return `CHOICES` of a policy: mean cycles of the decisions with the fewest and the most live steps (lower and
     upper quarter), and mean live steps with the torso low (the gait's first and last quarter) and high.
 
     None where there are no cycles, no gait, or always as many live steps.
