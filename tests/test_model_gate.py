@@ -276,6 +276,15 @@ def test_what_does_not_go_together_is_refused(make: Any, says: str) -> None:
         make()
 
 
+def test_thresholds_that_descend_are_refused() -> None:
+    policy = random_policy(ADAPTIVE, 0)
+    threshold = np.array([3, 3, 2])
+    with pytest.raises(ArtifactError, match=r"^layer1.gate.threshold must not descend: a step is live only where"):
+        dataclasses.replace(policy, tensors=policy.tensors | {"layer1.gate.threshold": threshold})
+    threshold = np.array([2, 3, 3])
+    assert dataclasses.replace(policy, tensors=policy.tensors | {"layer1.gate.threshold": threshold})
+
+
 def test_integers_are_the_artifact_s() -> None:
     network = quantise(opened(EIGHT, 6), torch.full((15,), 32.0), 8)
     tensors = integer_tensors(network)

@@ -83,6 +83,15 @@ def test_without_a_compiler_there_are_no_cycles(monkeypatch: pytest.MonkeyPatch,
     assert "no cycles: no g++ found" in capsys.readouterr().out
 
 
+def test_cycles_and_live_steps_by_what_was_chosen() -> None:
+    first = {"live": [[1, 1], [1, 3], [4, 4], [4, 2]], "phase": [None, 0.1, 0.3, 0.8], "cycles": [10, 12, 20, 14]}
+    other = {"live": [[2, 2], [1, 1]], "phase": [0.74, 0.0], "cycles": None}
+    found = adaptive.by_choice([first, other])
+    assert found == {"cycles_few": 10.0, "cycles_many": 20.0, "live_low": 2.0, "live_high": 3.0}
+    still = adaptive.by_choice([first | {"live": [[4, 4]] * 4}])
+    assert still == dict.fromkeys(adaptive.CHOICES)
+
+
 def test_a_phase_runs_from_lowest_point_to_lowest_point() -> None:
     hop = [1.0] * 20 + [-1.0] * 30
     velocity = [-1.0] * 7 + hop + [1.0] * 25 + [-1.0] * 25 + [1.0] * 9

@@ -132,3 +132,12 @@ def test_studies_page_shows_the_tables_that_are_printed(name):
     )
     assert document["budget"]["seeds"] >= 3
     assert (table.RESULTS / "studies" / f"{name}.png").is_file()
+
+
+def test_modules_page_shows_the_table_that_is_printed_and_says_that_it_is_of_one_seed():
+    document = json.loads((table.RESULTS / "adaptive.json").read_text())
+    page = (table.RESULTS.parent / "modules.md").read_text()
+    assert study.table(study.STUDIES["adaptive"], document["rows"]) in page
+    assert (document["budget"]["seeds"] == 1) == ("**One\ntraining seed**" in page)
+    assert f"{sum(row['compared'] for row in document['rows']):,} in all" in page
+    assert (table.RESULTS / "adaptive.png").is_file()

@@ -52,7 +52,7 @@ def random_policy(
             tensors[name] = rng.integers(low // 4, high // 4 + 1, shape)
         elif name == "embed.shift":
             usual = geometry.embed_bits - geometry.membrane_bits
-            tensors[name] = rng.integers(max(0, usual - 3), max(1, usual) + 1, shape)
+            tensors[name] = np.minimum(rng.integers(max(0, usual - 3), max(1, usual) + 1, shape), high)
         elif name == "head.shift":
             usual = geometry.head_bits - geometry.table_log2
             tensors[name] = rng.integers(max(0, usual - 8), max(1, usual - 4) + 1, shape)

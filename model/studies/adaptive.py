@@ -29,6 +29,8 @@ FIXED = (1, 2, 4)
 """Numbers of steps without a gate."""
 STEP_COSTS = (0.0, 0.002, 0.005, 0.02)
 """Prices of a live step, of a gate over the budget's steps."""
+CHOICES = ("cycles_few", "cycles_many", "live_low", "live_high")
+"""Columns of `by_choice`."""
 
 
 class _Watched(rollout.GoldenBrain):
@@ -73,7 +75,7 @@ def _row(bench: Bench, run: Run) -> Row:
 def _flown(run: Run, episodes: int) -> Row:
     measured = ("return", "normalised", "live_steps", "rows", "fetch_cycles", "cycles", "compared", "by_step")
     if not episodes:
-        return dict.fromkeys(measured)
+        return dict.fromkeys((*measured, *CHOICES))
     artifact = run.folder / "policy.safetensors"
     if not artifact.exists():
         export(run.file)[0].save(artifact)
@@ -85,6 +87,15 @@ def _flown(run: Run, episodes: int) -> Row:
     )
     returns, cost = [float(sum(episode.rewards)) for episode in done], effort.per_decision()
     cycles, compared = circuit_cycles(policy, np.stack(brain.tokens[0]))
+    by_step = [
+        {
+            "live": brain.live[number],
+            "to_go": np.round(policy.target_return - np.cumsum([0.0, *episode.rewards[:-1]]), 1).tolist(),
+            "phase": phases(policy.environment, np.array(episode.observations[:-1])),
+            "cycles": cycles if number == 0 else None,
+        }
+        for number, episode in enumerate(done)
+    ]
     return {
         "return": float(np.mean(returns)),
         "normalised": normalised_score(policy.environment, float(np.mean(returns))),
@@ -94,16 +105,30 @@ def _flown(run: Run, episodes: int) -> Row:
         "fetch_cycles": cost["fetch_cycles_per_decision"],
         "cycles": None if cycles is None else float(np.mean(cycles)),
         "compared": compared,
-        "by_step": [
-            {
-                "live": brain.live[number],
-                "to_go": np.round(policy.target_return - np.cumsum([0.0, *episode.rewards[:-1]]), 1).tolist(),
-                "phase": phases(policy.environment, np.array(episode.observations[:-1])),
-                "cycles": cycles if number == 0 else None,
-            }
-            for number, episode in enumerate(done)
-        ],
+        "by_step": by_step,
+        **by_choice(by_step),
     }
+
+
+def by_choice(by_step: Sequence[Row]) -> dict[str, float | None]:
+    """Return `CHOICES` of a policy: mean cycles of the decisions with the fewest and the most live steps (lower and
+    upper quarter), and mean live steps with the torso low (the gait's first and last quarter) and high.
+
+    None where there are no cycles, no gait, or always as many live steps.
+    """
+    live = np.concatenate([np.mean(episode["live"], axis=1) for episode in by_step])
+    phase = np.concatenate([np.array(episode["phase"], float) for episode in by_step])
+    first, cycles = live[: len(by_step[0]["live"])], by_step[0]["cycles"]
+    found: list[float | None] = [None] * 4
+    if live.min() < live.max():
+        low, high = np.quantile(first, [0.25, 0.75])
+        if cycles is not None and low < high:
+            found[:2] = [float(np.mean(np.array(cycles)[part])) for part in (first <= low, first >= high)]
+        if (phase >= 0).any():
+            down = (phase < 0.25) | (phase >= 0.75)
+            up = (phase >= 0.25) & (phase < 0.75)
+            found[2:] = [float(live[part].mean()) for part in (down, up)]
+    return dict(zip(CHOICES, found, strict=True))
 
 
 def circuit_cycles(policy: Policy, tokens: NDArray[np.int64]) -> tuple[list[int] | None, int]:
@@ -133,6 +158,6 @@ STUDY = Study(
     measure,
     draw,
     keys=("steps", "step_cost"),
-    values=("validation_loss", "return", "live_steps", "rows", "fetch_cycles", "cycles"),
+    values=("validation_loss", "return", "live_steps", "rows", "fetch_cycles", "cycles", *CHOICES),
     size=(13.0, 7.0),
 )
