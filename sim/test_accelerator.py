@@ -78,7 +78,7 @@ def test_register_window(geometry: Geometry, name: str) -> None:
 
 @pytest.mark.parametrize("change", [{"rows_per_cycle": 2}, {"group": 16}], ids=str)
 def test_a_policy_runs_on_circuits_of_other_rows_and_groups(change: dict[str, int]) -> None:
-    """Policies of TINY on another circuit: words and residuals as PyTorch's, signatures as the golden there."""
+    """Policies of TINY: words and residuals as PyTorch's, signatures as the golden network's of that circuit."""
     geometry = dataclasses.replace(TINY, **change)
     bus = VerilatedBus(library(geometry, say))
     circuit, signed = Accelerator(bus, geometry), set()
