@@ -7,6 +7,10 @@ from model.deployed.artifact import Policy, tensor_ranges
 from model.deployed.geometry import Geometry
 
 
+USUAL_BITS = 16
+"""Of a sum: policies of geometries with wider ones reach beyond."""
+
+
 def random_policy(
     geometry: Geometry, seed: int, observation_size: int | None = None, action_size: int | None = None
 ) -> Policy:
@@ -21,8 +25,9 @@ def random_policy(
         part = name.split(".")[-1]
         # what a quarter of the inputs spiking adds up to, usually
         usual_sum = weight_rms * (geometry.d_model / 4) ** 0.5
-        if name.endswith("window.weight"):
-            # more taps excite than inhibit, or hardly anything would pass the three-fold AND
+        two_bits = geometry.weight_bits == 2 and name.startswith("layer") and part == "weight"
+        if name.endswith("window.weight") or two_bits:
+            # two bits from -2 to 1 would add up to silence, and taps that excite no more than they inhibit hardly pass the three-fold AND
             tensors[name] = np.maximum(rng.integers(low, high + 1, shape), rng.integers(low, high + 1, shape))
         elif name.endswith(("dynamics.upper", "dynamics.lower")):
             # around the leak of the dendrite they act on: some settle, some grow until they saturate
@@ -49,6 +54,8 @@ def random_policy(
             tensors[name] = rng.integers(max(0, usual - 8), max(1, usual - 4) + 1, shape)
         else:  # residual shift
             tensors[name] = rng.integers(0, 4, shape)
+    if geometry.pass_bits > USUAL_BITS:
+        _reach_far(geometry, tensors)
     tensors["entry.threshold"] = rng.integers(1, max(2, 1 << (geometry.membrane_bits - 4)), (1,))
     return Policy(
         geometry=geometry,
@@ -61,6 +68,25 @@ def random_policy(
         return_scale=1000.0,
         provenance={"seed": seed},
     )
+
+
+def _reach_far(g: Geometry, tensors: dict[str, np.ndarray]) -> None:
+    """Make every other channel's sums, biases and thresholds outgrow `USUAL_BITS`.
+
+    A bias and its threshold move by the same, so a neuron's first step fires as often as before. Half of fc2's outputs
+    have weights that are nearly the greatest, and a bias that takes off a quarter of what they can add up to.
+    """
+    lowest, far = -(1 << (g.bias_bits - 1)), (1 << (USUAL_BITS - 1)) * 3 // 2
+    for name, tensor in tensors.items():
+        spiking = name.endswith(".bias") and name.replace(".bias", ".threshold") in tensors
+        if spiking:
+            tensor[::2] += far
+            threshold = tensors[name.replace(".bias", ".threshold")]
+            threshold[::2] += far
+        elif name.endswith("fc2.weight"):
+            most = (1 << (g.weight_bits - 1)) - 1
+            tensor[::2] = most - np.abs(tensor[::2]) // 8
+            tensors[name.replace(".weight", ".bias")][::2] = max(lowest, -(most * g.d_mlp) // 4)
 
 
 def _usual_attention(g: Geometry) -> int:
