@@ -59,7 +59,6 @@ ZCU104_256 = Geometry(
 PRESETS = {
     "TINY": TINY,
     "ODD": ODD,
-    "WIDE": WIDE,
     "HOPPER_Z2": HOPPER_Z2,
     "HOPPER_Z2_SSSA": HOPPER_Z2_SSSA,
     "HOPPER_Z2_TSSA": HOPPER_Z2_TSSA,
@@ -67,6 +66,7 @@ PRESETS = {
     "Z2_256": Z2_256,
     "ZCU104_256": ZCU104_256,
     "CLASSIC": CLASSIC,
+    "WIDE": WIDE,
 }
 
 

@@ -25,10 +25,12 @@ def random_policy(
         part = name.split(".")[-1]
         # what a quarter of the inputs spiking adds up to, usually
         usual_sum = weight_rms * (geometry.d_model / 4) ** 0.5
-        two_bits = geometry.weight_bits == 2 and name.startswith("layer") and part == "weight"
-        if name.endswith("window.weight") or two_bits:
-            # two bits from -2 to 1 would add up to silence, and taps that excite no more than they inhibit hardly pass the three-fold AND
+        if name.endswith("window.weight"):
+            # more taps excite than inhibit, or hardly anything would pass the three-fold AND
             tensors[name] = np.maximum(rng.integers(low, high + 1, shape), rng.integers(low, high + 1, shape))
+        elif part == "weight" and (low, high) == (-2, 1):
+            # equally likely, they would add up to silence
+            tensors[name] = rng.choice(np.arange(-2, 2), shape, p=(0.1, 0.2, 0.3, 0.4))
         elif name.endswith(("dynamics.upper", "dynamics.lower")):
             # around the leak of the dendrite they act on: some settle, some grow until they saturate
             leak = tensors[f"{name.split('.')[0]}.dynamics.decay"][:, : shape[1]]
