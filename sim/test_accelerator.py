@@ -46,7 +46,7 @@ def accelerator(geometry: Geometry):
     [
         *((HOPPER_Z2, 1, (24, 8), False), (TINY, 10, (30, 16, 4), True), (ODD, 10, (30, 16, 4), True)),
         (HOPPER_Z2_LRF, 1, (24, 8), False),
-        (WIDE, 3, (16, 4), True),
+        (WIDE, 2, (8, 3), True),
         *((geometry, 5, (20, 8, 2), True) for geometry in OTHERS),
     ],
     ids=["HOPPER_Z2", "TINY", "ODD", "HOPPER_Z2_LRF", "WIDE", *OTHERS.values()],

@@ -49,12 +49,12 @@ CLASSIC = Geometry(observation_size=6, action_size=3, d_model=64, layers=2)
 Z2_256 = Geometry(
     observation_size=17, action_size=6, d_model=256, layers=3, mlp_ratio=2, weight_bits=2, rows_per_cycle=2, group=8
 )
-"""Twice as wide on a PYNQ-Z2: 2-bit weights fill its block RAM, half of HOPPER_Z2's rows and channels a cycle."""
+"""Twice as wide: 2-bit weights meant for a PYNQ-Z2's block RAM, half of HOPPER_Z2's rows and channels a cycle."""
 
 ZCU104_256 = Geometry(
     observation_size=17, action_size=6, d_model=256, layers=4, mlp_ratio=2, weight_bits=8, rows_per_cycle=4
 )
-"""Twice as wide, 8-bit weights, on a ZCU104: its weights fill 64 URAMs to the last row."""
+"""Twice as wide, 8-bit weights, meant for a ZCU104: two banks of 4096 rows, as deep as an UltraRAM."""
 
 PRESETS = {
     "TINY": TINY,

@@ -6,7 +6,6 @@ import numpy as np
 from model.deployed.artifact import Policy, tensor_ranges
 from model.deployed.geometry import Geometry
 
-
 USUAL_BITS = 16
 """Of a sum: policies of geometries with wider ones reach beyond."""
 
