@@ -47,7 +47,7 @@ def test_every_attention_survives_its_json(name: str) -> None:
         ({"attention": "ssa"}, "attention must be one of pssa, sssa, tssa, lrf-ssa, lrf-dyn, not 'ssa'"),
         (
             {"weight_bits": 8, "mlp_ratio": 5000},
-            "8-bit weights needs 25 accumulator bits; at most 24 are exact in single",
+            "8-bit weights needs 25 accumulator bits; at most 24",
         ),
         ({"dendrites": 4}, "dendrites goes with lrf-dyn alone: leave it at 8 for pssa"),
         ({"attention": "tssa", "gate": False}, "gate goes with lrf-dyn alone: leave it at True for tssa"),

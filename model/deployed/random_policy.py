@@ -75,7 +75,7 @@ def _reach_far(g: Geometry, tensors: dict[str, np.ndarray]) -> None:
     """Make every other channel's sums, biases and thresholds outgrow `USUAL_BITS`.
 
     A bias and its threshold move by the same, so a neuron's first step fires as often as before. Half of fc2's outputs
-    have weights that are nearly the greatest, and a bias that takes off a quarter of what they can add up to.
+    have weights that are nearly the greatest, and a bias that takes off a third of what they can add up to.
     """
     lowest, far = -(1 << (g.bias_bits - 1)), (1 << (USUAL_BITS - 1)) * 3 // 2
     for name, tensor in tensors.items():
@@ -87,7 +87,7 @@ def _reach_far(g: Geometry, tensors: dict[str, np.ndarray]) -> None:
         elif name.endswith("fc2.weight"):
             most = (1 << (g.weight_bits - 1)) - 1
             tensor[::2] = most - np.abs(tensor[::2]) // 8
-            tensors[name.replace(".weight", ".bias")][::2] = max(lowest, -(most * g.d_mlp) // 4)
+            tensors[name.replace(".weight", ".bias")][::2] = max(lowest, -(most * g.d_mlp) // 3)
 
 
 def _usual_attention(g: Geometry) -> int:
