@@ -121,6 +121,11 @@ def table(family: str, rows: dict[str, dict[str, float]]) -> Iterable[str]:
         yield f"  {unit:<10}" + "".join(f"{rows[unit][column]:>10g}" for column in COLUMNS)
     yield f"  {'capacity':<10}" + "".join(f"{capacity[column]:>10}" for column in COLUMNS)
     yield f"  {'used':<10}" + "".join(f"{rows['total'][column] / capacity[column]:>10.1%}" for column in COLUMNS)
+    over = [
+        f"{rows['total'][name]:g} {name} of {most}" for name, most in capacity.items() if rows["total"][name] > most
+    ]
+    if over:
+        yield f"  does not fit: {', '.join(over)}"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from host.verilated import VerilatedBus, library
 from hw.generate import TOP, verilog
 from model.deployed.geometry import Geometry
 from model.deployed.golden import GoldenNetwork
-from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LRF, ODD, PRESETS, TINY
+from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LRF, ODD, PRESETS, TINY, WIDE
 from model.deployed.random_policy import random_policy, random_tokens
 from sim.build import kept_text, run_bench, say, simulation
 from sim.reference import Reference
@@ -36,10 +36,11 @@ OTHERS = {
 }
 MILLION = {
     **dict.fromkeys(("HOPPER_Z2", "HOPPER_Z2_LEAN", "HOPPER_Z2_SSSA", "HOPPER_Z2_TSSA", "HOPPER_Z2_LRF"), 20000),
-    **{"CLASSIC": 100_000, "ODD": 300_000, "TINY": 500_000},
+    **dict.fromkeys(("Z2_256", "ZCU104_256"), 10_000),
+    **{"CLASSIC": 100_000, "WIDE": 100_000, "ODD": 300_000, "TINY": 380_000},
 }
 """Preset -> decisions; the smaller a circuit, the more of them take a minute."""
-NAMES = {TINY: "TINY", ODD: "ODD", HOPPER_Z2: "HOPPER_Z2", HOPPER_Z2_LRF: "HOPPER_Z2_LRF"} | OTHERS
+NAMES = {TINY: "TINY", ODD: "ODD", WIDE: "WIDE", HOPPER_Z2: "HOPPER_Z2", HOPPER_Z2_LRF: "HOPPER_Z2_LRF"} | OTHERS
 
 
 def accelerator(geometry: Geometry):
@@ -52,9 +53,10 @@ def accelerator(geometry: Geometry):
     [
         *((HOPPER_Z2, 1, (24, 8), False), (TINY, 10, (30, 16, 4), True), (ODD, 10, (30, 16, 4), True)),
         (HOPPER_Z2_LRF, 1, (24, 8), False),
+        (WIDE, 2, (8, 3), True),
         *((geometry, 5, (20, 8, 2), True) for geometry in OTHERS),
     ],
-    ids=["HOPPER_Z2", "TINY", "ODD", "HOPPER_Z2_LRF", *OTHERS.values()],
+    ids=["HOPPER_Z2", "TINY", "ODD", "HOPPER_Z2_LRF", "WIDE", *OTHERS.values()],
 )
 def test_decides_as_pytorch(geometry: Geometry, policies: int, lengths: Sequence[int], deep: bool) -> None:
     log = run_bench(

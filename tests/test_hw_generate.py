@@ -99,6 +99,14 @@ def test_total_is_the_sum_of_the_units():
     assert rows["other"]["lut"] == 100
 
 
+def test_a_circuit_larger_than_its_board_says_what_overflows():
+    rows = {unit: dict.fromkeys(report.COLUMNS, 0) for unit in (*report.UNITS, "other", "total")}
+    rows["total"] = {"lut": 53_200, "ff": 106_401, "bram36": 140.5, "dsp": 220}
+    assert list(report.table("xc7", rows))[-1] == "  does not fit: 106401 ff of 106400, 140.5 bram36 of 140"
+    rows["total"] = dict(report.DEVICES["xc7"][1])
+    assert not any("does not fit" in line for line in report.table("xc7", rows))
+
+
 @pytest.mark.slow
 def test_tiny_synthesises_for_both_families(tmp_path):
     assert report.main(["--geometry", "TINY", "--json", str(tmp_path / "r.json")]) == 0

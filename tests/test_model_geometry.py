@@ -29,6 +29,7 @@ def test_geometries_without_dendrites_are_identified_as_before_there_were_any() 
             "HOPPER_Z2_TSSA": "1cf392af",
             "HOPPER_Z2_LRF": "3dc6a1cc",
         },
+        **{"WIDE": "5e629e4e", "Z2_256": "d705084a", "ZCU104_256": "8f97204d"},
     }
     old = json.loads(HOPPER_Z2.to_json())
     assert "dendrites" not in old
@@ -49,6 +50,10 @@ def test_every_attention_survives_its_json(name: str) -> None:
     ("choices", "says"),
     [
         ({"attention": "ssa"}, "attention must be one of pssa, sssa, tssa, lrf-ssa, lrf-dyn, not 'ssa'"),
+        (
+            {"weight_bits": 8, "mlp_ratio": 5000},
+            "8-bit weights needs 25 accumulator bits; at most 24",
+        ),
         ({"dendrites": 4}, "dendrites goes with lrf-dyn alone: leave it at 8 for pssa"),
         ({"attention": "tssa", "gate": False}, "gate goes with lrf-dyn alone: leave it at True for tssa"),
         ({"attention": "lrf-dyn", "window": 4}, "lrf-dyn has no window: leave window at 8, not 4"),

@@ -24,7 +24,7 @@ from model.deployed.golden_attention import (
     saturate,
     shifted,
 )
-from model.deployed.presets import HOPPER_Z2, ODD, TINY
+from model.deployed.presets import HOPPER_Z2, ODD, TINY, WIDE
 from model.deployed.random_policy import random_policy, random_tokens
 from model.integer.fold import from_policy, integer_tensors
 from model.integer.proof import ExportError, attention_reach, dendrite_reach, prove
@@ -359,3 +359,15 @@ def test_what_overflows_in_attention_is_named(name: str, part: str, what: str) -
     tensors[f"layer1.dynamics.{name}"] += 1 << 18
     with pytest.raises(ExportError, match=f"^{part}: its {what} can reach .* bits; there are"):
         prove(g, tensors)
+
+
+def test_wide_policies_reach_beyond_16_bits() -> None:
+    policy = random_policy(WIDE, 100)
+    network, most = GoldenNetwork(policy), 0
+    for token in random_tokens(policy, 8, 0):
+        spikes = network.decide(token).spikes["layer0.fc1"].astype(np.int64)
+        most = max(most, int(np.abs(spikes @ policy.tensors["layer0.fc2.weight"].astype(np.int64).T).max()))
+    assert most >= 1 << 16
+    for name in ("fc1.bias", "key.threshold"):
+        assert policy.tensors[f"layer0.{name}"].max() >= 1 << 15
+    assert policy.tensors["layer0.fc2.bias"].min() < -(1 << 15)

@@ -30,6 +30,9 @@ PHASE_CLOCKS = ("steps", "tokens")
 ROUTINGS = ("none", "count", "mlp")
 """How a token chooses a gain per head (docs/modules.md)."""
 
+MOST_PASS_BITS = 24
+"""Of the sum of a pass: integers of as many signed bits are exact in single precision."""
+
 _DILATIONS = (3, 5)
 _MATCHING = ("sssa", "tssa", "lrf-ssa")
 _GOES_WITH = {"dendrites": ("lrf-dyn",), "gate": ("lrf-dyn",), "heads": _MATCHING}  # choice -> the attentions it is of
@@ -155,9 +158,10 @@ class Geometry:
         _require(self.action_size <= 32, f"action_size must be at most 32, not {self.action_size}")
         _require(self.observation_size <= 128, f"observation_size must be at most 128, not {self.observation_size}")
         _require(
-            self.accumulator_bits <= max(16, self.attention_bits),
-            f"d_model x mlp_ratio at {self.weight_bits}-bit weights needs {self.accumulator_bits} accumulator bits; "
-            "at most 16 fit a parameter word: lower d_model, mlp_ratio or weight_bits",
+            self.pass_bits <= MOST_PASS_BITS,
+            f"d_model x mlp_ratio at {self.weight_bits}-bit weights needs {self.pass_bits} accumulator bits; at most "
+            f"{MOST_PASS_BITS} are exact in single precision, which PyTorch and the golden network multiply in: lower "
+            "d_model, mlp_ratio or weight_bits",
         )
         _require(
             self.attention_bits <= 16,

@@ -22,7 +22,7 @@ def spiking_linear(spikes: Bits, weight: Integers | NDArray[np.float32]) -> Inte
     """Sum the weights of the inputs that spike: `acc[t,c] = sum_i w[c,i] s[t,i]`.
 
     spikes [steps, ..., inputs], weight [outputs, inputs] -> [steps, ..., outputs]. Runs as a float32 matrix product,
-    exact because every partial sum stays below 2**24 (`Geometry.accumulator_bits` is at most 16).
+    exact because every partial sum stays below 2**24 (`Geometry.pass_bits` is at most 24).
     """
     product = spikes.astype(np.float32) @ weight.astype(np.float32, copy=False).T
     return product.astype(np.int64)

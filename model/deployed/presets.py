@@ -28,6 +28,9 @@ ODD = Geometry(
 )
 """Sizes that are no powers of two and a membrane narrow enough to saturate."""
 
+WIDE = Geometry(observation_size=5, action_size=2, d_model=16, layers=1, window=3, mlp_ratio=64, weight_bits=8, group=8)
+"""Small, but with sums, biases and thresholds of 18 bits."""
+
 HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3, rows_per_cycle=4)
 """What fits a PYNQ-Z2: Hopper, and any environment of at most 17 observations and 6 actions."""
 
@@ -46,6 +49,16 @@ HOPPER_Z2_LRF = dataclasses.replace(HOPPER_Z2.with_attention("lrf-dyn"), dendrit
 CLASSIC = Geometry(observation_size=6, action_size=3, d_model=64, layers=2)
 """Classic control: any of its environments."""
 
+Z2_256 = Geometry(
+    observation_size=17, action_size=6, d_model=256, layers=3, mlp_ratio=2, weight_bits=2, rows_per_cycle=2, group=8
+)
+"""Twice as wide: 2-bit weights meant for a PYNQ-Z2's block RAM, half of HOPPER_Z2's rows and channels a cycle."""
+
+ZCU104_256 = Geometry(
+    observation_size=17, action_size=6, d_model=256, layers=4, mlp_ratio=2, weight_bits=8, rows_per_cycle=4
+)
+"""Twice as wide, 8-bit weights, meant for a ZCU104: two banks of 4096 rows, as deep as an UltraRAM."""
+
 PRESETS = {
     "TINY": TINY,
     "ODD": ODD,
@@ -54,7 +67,10 @@ PRESETS = {
     "HOPPER_Z2_SSSA": HOPPER_Z2_SSSA,
     "HOPPER_Z2_TSSA": HOPPER_Z2_TSSA,
     "HOPPER_Z2_LRF": HOPPER_Z2_LRF,
+    "Z2_256": Z2_256,
+    "ZCU104_256": ZCU104_256,
     "CLASSIC": CLASSIC,
+    "WIDE": WIDE,
 }
 
 

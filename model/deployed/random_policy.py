@@ -6,6 +6,9 @@ import numpy as np
 from model.deployed.artifact import Policy, tensor_ranges
 from model.deployed.geometry import Geometry
 
+USUAL_BITS = 16
+"""Of a sum: policies of geometries with wider ones reach beyond."""
+
 
 def random_policy(
     geometry: Geometry, seed: int, observation_size: int | None = None, action_size: int | None = None
@@ -27,6 +30,9 @@ def random_policy(
         elif name.endswith("window.weight"):
             # more taps excite than inhibit, or hardly anything would pass the three-fold AND
             tensors[name] = np.maximum(rng.integers(low, high + 1, shape), rng.integers(low, high + 1, shape))
+        elif part == "weight" and (low, high) == (-2, 1):
+            # equally likely, they would add up to silence
+            tensors[name] = rng.choice(np.arange(-2, 2), shape, p=(0.1, 0.2, 0.3, 0.4))
         elif name.endswith(("dynamics.upper", "dynamics.lower")):
             # around the leak of the dendrite they act on: some settle, some grow until they saturate
             leak = tensors[f"{name.split('.')[0]}.dynamics.decay"][:, : shape[1]]
@@ -58,6 +64,8 @@ def random_policy(
             tensors[name] = rng.integers(max(0, usual - 8), max(1, usual - 4) + 1, shape)
         else:  # residual shift
             tensors[name] = rng.integers(0, 4, shape)
+    if geometry.pass_bits > USUAL_BITS:
+        _reach_far(geometry, tensors)
     tensors["entry.threshold"] = rng.integers(1, max(2, 1 << (geometry.membrane_bits - 4)), (1,))
     return Policy(
         geometry=geometry,
@@ -70,6 +78,25 @@ def random_policy(
         return_scale=1000.0,
         provenance={"seed": seed},
     )
+
+
+def _reach_far(g: Geometry, tensors: dict[str, np.ndarray]) -> None:
+    """Make every other channel's sums, biases and thresholds outgrow `USUAL_BITS`.
+
+    A bias and its threshold move by the same, so a neuron's first step fires as often as before. Half of fc2's outputs
+    have weights that are nearly the greatest, and a bias that takes off a third of what they can add up to.
+    """
+    lowest, far = -(1 << (g.bias_bits - 1)), (1 << (USUAL_BITS - 1)) * 3 // 2
+    for name, tensor in tensors.items():
+        spiking = name.endswith(".bias") and name.replace(".bias", ".threshold") in tensors
+        if spiking:
+            tensor[::2] += far
+            threshold = tensors[name.replace(".bias", ".threshold")]
+            threshold[::2] += far
+        elif name.endswith("fc2.weight"):
+            most = (1 << (g.weight_bits - 1)) - 1
+            tensor[::2] = most - np.abs(tensor[::2]) // 8
+            tensors[name.replace(".weight", ".bias")][::2] = max(lowest, -(most * g.d_mlp) // 3)
 
 
 def _usual_attention(g: Geometry) -> int:
