@@ -255,12 +255,18 @@ def test_what_is_packed_for_another_circuit_lies_elsewhere():
 
 def test_every_field_but_rows_and_group_must_be_the_circuit_s():
     policy = random_policy(HOPPER_Z2_LEAN, 0, 5, 2)
-    mattering = {field.name for field in dataclasses.fields(Geometry)} - {"rows_per_cycle", "group"}
-    for name in mattering - {"attention", "dendrites", "gate", "heads"}:  # pssa has but one value of those
+    sizes = {field.name for field in dataclasses.fields(Geometry) if type(field.default) is not str}
+    # pssa has but one value of some, and a choice that goes with others alone is not changed alone
+    alone = sizes - {"rows_per_cycle", "group", "dendrites", "gate", "heads", "period"}
+    for name in alone:
         value = getattr(HOPPER_Z2_LEAN, name)
-        circuit = dataclasses.replace(HOPPER_Z2_LEAN, **{name: value // 2})
-        with pytest.raises(ArtifactError, match=rf"another geometry than the circuit .*: {name}: {value}, \d+; use"):
+        other = not value if type(value) is bool else value // 2
+        circuit = dataclasses.replace(HOPPER_Z2_LEAN, **{name: other})
+        with pytest.raises(ArtifactError, match=rf"another geometry .*: {name}: {value}, {other}; use"):
             policy.on(circuit)
+    for choice in ({"phase": "query"}, {"phase": "input", "heads": 2}, {"routing": "count"}):
+        with pytest.raises(ArtifactError, match=r"another geometry than the circuit .*: .*(phase|routing): none, "):
+            policy.on(dataclasses.replace(HOPPER_Z2_LEAN, **choice))
     assert policy.on(HOPPER_Z2).geometry == HOPPER_Z2
 
 
@@ -273,14 +279,18 @@ def test_another_attention_is_refused_in_words():
 
 def test_step_gates_and_a_circuit_without_them_are_refused_in_words():
     gated = dataclasses.replace(TINY, adaptive=True)
-    with pytest.raises(
-        AcceleratorError, match=r"another geometry .*: adaptive: True, False; use a policy or a circuit"
-    ):
+    with pytest.raises(ArtifactError, match=r"another geometry .*: adaptive: True, False; use a policy or a circuit"):
         Accelerator(GoldenBus(TINY), TINY).load(random_policy(gated, 0))
-    with pytest.raises(
-        AcceleratorError, match=r"another geometry .*: adaptive: False, True; use a policy or a circuit"
-    ):
+    with pytest.raises(ArtifactError, match=r"another geometry .*: adaptive: False, True; use a policy or a circuit"):
         Accelerator(GoldenBus(gated), gated).load(random_policy(TINY, 0))
+
+
+def test_with_step_gates_the_group_is_the_policy_s():
+    gated = dataclasses.replace(TINY, adaptive=True)
+    policy = random_policy(gated, 0)
+    assert policy.on(dataclasses.replace(gated, rows_per_cycle=2)).geometry.rows_per_cycle == 2
+    with pytest.raises(ArtifactError, match=r"another geometry .*: group: 8, 4; use"):
+        policy.on(dataclasses.replace(gated, group=4))
 
 
 def test_step_gates_are_loaded_and_decide_as_golden():

@@ -38,7 +38,7 @@ def test_jobs_fly_what_one_process_flies(tmp_path, capsys):
 
 def test_a_job_that_fails_says_why():
     policy = Policy.load(zoo.find("cartpole"))
-    options = argparse.Namespace(jobs=2, seed=5, device="golden", board=None, check=False, scrub=None)
+    options = argparse.Namespace(jobs=2, seed=5, device="golden", board=None, geometry=None, check=False, scrub=None)
     episodes = [Episode(5), Episode(6)]
     with pytest.raises(JobError, match="Hopper-v5"):
         fly_side_by_side(
@@ -51,7 +51,7 @@ def test_a_job_that_fails_says_why():
 
 def test_an_interrupt_keeps_what_came():
     policy = Policy.load(zoo.find("cartpole"))
-    options = argparse.Namespace(jobs=2, seed=0, device="golden", board=None, check=False, scrub=None)
+    options = argparse.Namespace(jobs=2, seed=0, device="golden", board=None, geometry=None, check=False, scrub=None)
     episodes, seen = [Episode(0), Episode(1), Episode(2)], []
 
     def on_step(index, episode):

@@ -106,7 +106,7 @@ def test_a_value_of_the_wrong_kind_is_a_sentence(change: dict[str, object], sent
     ("part", "sentence"),
     [
         ({"geometry": {"wide": 1}}, "unknown field wide of geometry; known: action_size, "),
-        ({"geometry": "TINY", "structure": {"tap": 1}}, "unknown field tap of structure; known: heads, "),
+        ({"geometry": "TINY", "structure": {"tap": 1}}, "unknown field tap of structure; known: block, "),
         ({"geometry": None}, "geometry must be an object of its fields, not None"),
         ({"geometry": "TINY", "structure": [1]}, "structure must be an object of its fields, not [1]"),
         ({"geometry": "TINY", "rate": "fast"}, "rate must be a number, not 'fast'"),
