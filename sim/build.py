@@ -87,7 +87,7 @@ def _sources() -> str:
     paths = [
         *sorted((ROOT / "hw").glob("*.py")),
         *(ROOT / "bitstreams" / name for name in ("axi3.py", "ps7.py")),
-        ROOT / "model" / "deployed" / "geometry.py",
+        *(ROOT / "model" / "deployed" / name for name in ("sizes.py", "geometry.py")),
         ROOT / "sim" / "units.py",
     ]
     versions = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES]
