@@ -26,11 +26,9 @@ OTHERS = {
     dataclasses.replace(ODD.with_attention("tssa"), heads=2): "ODD TSSA, 2 heads",
     TINY_LRF: "TINY LRF-Dyn",
     ODD_LRF: "ODD LRF-Dyn, ungated",
-    dataclasses.replace(TINY, heads=4, phase="query"): "TINY, phase over steps",
     dataclasses.replace(
         TINY.with_attention("tssa"), heads=2, phase="query", phase_over="tokens", period=7
     ): "TINY TSSA, phase over tokens",
-    dataclasses.replace(TINY, adaptive=True): "TINY, step gates",
     dataclasses.replace(ODD.with_attention("tssa"), adaptive=True): "ODD TSSA, step gates",
     dataclasses.replace(TINY, heads=4, phase="query", adaptive=True): "TINY, phase and step gates",
 }
