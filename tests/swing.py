@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 
 from model import collect
+from model.data.tasks import find
+from model.deployed.presets import TINY
+from model.studies.runs import Budget
+
+TASK = "pendulum-mixed"
+"""Whose data set studies are given in tests."""
 
 
 def make(root: Path, dataset: str, lengths: Sequence[int]) -> None:
@@ -28,3 +34,15 @@ def make(root: Path, dataset: str, lengths: Sequence[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(root))
         collect.import_npz(root / "swing.npz", dataset, "Pendulum-v1")
+
+
+def make_task(root: Path) -> Path:
+    """Make a small data set under the id of `TASK`'s below `root`, and return that folder."""
+    root.mkdir(exist_ok=True)
+    make(root, find(TASK).dataset, [200, 150, 120, 60])
+    return root
+
+
+def budget() -> Budget:
+    """Return a study's budget of seconds on it."""
+    return Budget(find(TASK), TINY, steps=120, quant_steps=40, batch=8, seeds=1, episodes=1)
