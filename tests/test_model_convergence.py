@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: MIT
 """The theorems of docs/theory.md on what they are about: codes, fixed points, the way there, the network's neuron."""
 
+import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model.data.tasks import find
 from model.deployed.golden import lif
-from model.deployed.presets import TINY
 from model.studies import convergence
 from model.studies.convergence import CODES, bounded, code_error, fixed_point, floor_bound, learn, spread
-from model.studies.runs import Bench, Budget
+from model.studies.runs import Bench
 from tests import swing
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:minari")
@@ -96,12 +95,10 @@ def test_a_constant_current_gives_the_networks_neuron_one_train_per_period(steps
 
 
 def test_the_study_keeps_to_its_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = find("pendulum-mixed")
-    swing.make(tmp_path, task.dataset, [200, 150, 120, 60])
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(swing.make_task(tmp_path)))
     monkeypatch.setattr(convergence, "UPDATES", 200)
     monkeypatch.setattr(convergence, "STEPS", (2, 8))
-    bench = Bench(Budget(task, TINY, steps=1, quant_steps=1, batch=1, seeds=2, episodes=0), tmp_path, "test")
+    bench = Bench(dataclasses.replace(swing.budget(), seeds=2, episodes=0), tmp_path, "test")
     rows = convergence.measure(bench)
     assert len(rows) == 2 * 2 * len(CODES) * 2
     for row in rows:

@@ -9,6 +9,7 @@ import pytest
 from model import policies, study
 from model.deployed import zoo
 from model.deployed.artifact import Policy
+from model.deployed.presets import HOPPER_Z2_LEAN, Z2_256
 from model.scores.report import markdown
 from sim import attentions, table
 
@@ -34,6 +35,35 @@ def test_results_are_of_the_shipped_policy_and_circuit(results, policy):
     assert results["bench.json"]["policy_digest"] == policy.digest
     for result in (results["bench.json"], results["report.json"], results["policies.json"][policy.digest]):
         assert result["geometry_digest"] == policy.geometry.digest
+
+
+def test_pages_show_what_was_measured_of_the_circuit_that_is_routed():
+    measured = json.loads((table.RESULTS / "bench-lean.json").read_text())
+    (manifest,) = (README.parent / "bitstreams" / "pynq-z2").glob("hopper_z2_lean-*.json")
+    routed = json.loads(manifest.read_text())
+    assert measured["geometry_digest"] == routed["geometry_digest"] == HOPPER_Z2_LEAN.digest
+    assert measured["policy_digest"] == Policy.load(zoo.find("hopper-medium")).digest
+    cycles, clock_mhz = measured["cycles_median"], routed["clock_mhz"]
+    told = f"{cycles:.0f} cycles a decision for `hopper-medium`, {cycles / clock_mhz:.1f} µs at its {clock_mhz:.2f} MHz"
+    assert told in README.read_text()
+    page = (README.parent / "docs" / "bitstreams.md").read_text()
+    for row in (
+        f"| {cycles:.0f} ({measured['cycles_min']} to {measured['cycles_max']:,}) |",
+        f"| {measured['bound_median']:.0f}; {measured['ratio_median']:.3f} |",
+        f"| **{clock_mhz:g} MHz** |",
+        f"| {routed['fmax_mhz']:g} MHz |",
+        f"| {cycles / clock_mhz:.1f} µs |",
+        f"| {routed['read_back_bits']:,} |",
+    ):
+        assert row in page, row
+
+
+def test_decisions_name_what_z2_256_takes():
+    report = json.loads((table.RESULTS / "report-z2-256.json").read_text())
+    assert report["geometry_digest"] == Z2_256.digest
+    total, capacity = (report["families"]["xc7"][name] for name in ("total", "capacity"))
+    told = f"takes {total['lut']:,} LUT ({100 * total['lut'] / capacity['lut']:.0f} %)"
+    assert told in (README.parent / "docs" / "decisions.md").read_text()
 
 
 def test_page_of_attentions_is_what_is_printed_of_the_shipped_policies() -> None:
