@@ -295,6 +295,8 @@ PRESETS = {
     "hopper-sssa": _frugal("HOPPER_Z2_SSSA", 0.04, batch=32, steps=3000, quant_steps=1000),
     "hopper-tssa": _frugal("HOPPER_Z2_TSSA", 0.04, batch=32, steps=3000, quant_steps=1000),
     "hopper-lrf": _frugal("HOPPER_Z2_LRF", 0.04, length=32, batch=32, steps=1000, quant_steps=400),
+    "hopper-z2-256": _frugal("Z2_256", 0.04, steps=4904, quant_steps=708, symmetric_weights=True),
+    "hopper-zcu104-256": _frugal("ZCU104_256", 0.04, length=32, steps=3083, quant_steps=1157),
     "hopper-medium-expert": _frugal("HOPPER_Z2", 0.04, steps=3500, quant_steps=1000),
     "halfcheetah": _frugal("HOPPER_Z2", 0.02, steps=4000, quant_steps=1500, target_return=12000.0, to_go_scale=8.0),
     "walker2d": _frugal("HOPPER_Z2", 0.02, steps=4000, quant_steps=1500, target_return=5000.0, to_go_scale=16.0),
