@@ -355,7 +355,7 @@ def test_command_lists_its_studies(capsys):
     assert study.main(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == list(study.STUDIES)
-    assert len(listed) == 18
+    assert len(listed) == 19
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ class TrainConfig:
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
         for name in ("weight_decay", "seed", "observation_noise", "to_go_jitter", "row_cost", "step_cost"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("held_out", "average", "action_dropout"):
+        for name in ("held_out", "average"):
             require(0 <= getattr(self, name) < 1, f"{name} must be 0 or more and below 1, not {getattr(self, name)}")
         for name in ("length", "batch", "steps"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
@@ -172,7 +172,7 @@ class TrainConfig:
             self.norm != "tdln" or self.norm_freeze == 0,
             "layer norm has no statistics to keep; leave norm_freeze at 0 for tdln",
         )
-        for name in ("warmup", "norm_ratio", "norm_hold", "norm_freeze", "row_warmup"):
+        for name in ("warmup", "norm_ratio", "norm_hold", "norm_freeze", "row_warmup", "action_dropout"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be 0 to 1, not {getattr(self, name)}")
         require(
             self.norm_hold + self.norm_ratio + self.norm_freeze <= 1,
