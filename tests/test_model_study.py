@@ -305,8 +305,9 @@ def test_curve_is_the_last_phase_and_a_repeated_update_counts_once(bench: Bench,
 def test_rows_are_summed_up_over_what_is_no_key():
     rows = [{"a": 1, "x": 1.0}, {"a": 1, "x": 3.0}, {"a": 2, "x": None}]
     first, second = summed_up(rows, ("a",), ("x",))
-    assert first == {"a": 1, "n": 2, "x": 2.0, "x_std": pytest.approx(math.sqrt(2))}
-    assert second == {"a": 2, "n": 1, "x": None, "x_std": None}
+    half = pytest.approx(12.706, rel=1e-3)  # Student's quantile of one degree of freedom, times sqrt(2 / 2)
+    assert first == {"a": 1, "n": 2, "x": 2.0, "x_std": pytest.approx(math.sqrt(2)), "x_half": half}
+    assert second == {"a": 2, "n": 1, "x": None, "x_std": None, "x_half": None}
 
 
 def test_losses_relate_to_the_first_variant_of_their_seed():
