@@ -322,16 +322,16 @@ def test_losses_relate_to_the_first_variant_of_their_seed():
 def test_command_writes_result_and_figure_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch, capsys):
     call = ["schedule", *SMALL, "--steps", "20", "--out", str(tmp_path / "runs")]
     outputs = ["--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]
-    original = study.Bench.score
+    original = study.Bench.score_all
 
-    def stopped(self, file):
+    def stopped(self, runs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study.Bench, "score", stopped)
+    monkeypatch.setattr(study.Bench, "score_all", stopped)
     assert study.main([*call, *outputs]) == 130
     assert "same command again" in capsys.readouterr().err
     assert not (tmp_path / "a.json").exists()
-    monkeypatch.setattr(study.Bench, "score", original)
+    monkeypatch.setattr(study.Bench, "score_all", original)
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/float.pt")}
     assert len(trained) == len(norms.SCHEDULE_VARIANTS)
     assert study.main([*call, *outputs]) == 0
