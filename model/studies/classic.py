@@ -9,6 +9,7 @@ import dataclasses
 import numpy as np
 from matplotlib.figure import Figure
 
+from model.data.tasks import SNN_DT_RETURNS
 from model.scores.suites import SPIKING
 from model.studies import plots
 from model.studies.runs import Bench, Row, Study, flown, half_width
@@ -28,22 +29,8 @@ VARIANTS: dict[str, Row] = {
 STEP_COST = 0.002
 """Price of a live step where gates choose (the study `adaptive` says what it buys)."""
 
-PRINTED: dict[str, dict[str, tuple[float, float]]] = {
-    "cartpole-mixed": {
-        "none": (452.3, 11.7), "phase": (474.1, 7.9), "routing": (479.2, 6.2), "phase and routing": (492.3, 6.8),
-    },
-    "mountaincar-mixed": {
-        "none": (-120.2, 9.4), "phase": (-111.5, 7.2), "routing": (-109.8, 6.9), "phase and routing": (-102.4, 5.5),
-    },
-    "acrobot-mixed": {
-        "none": (-87.1, 3.2), "phase": (-72.0, 3.6), "routing": (-68.3, 3.9), "phase and routing": (-59.7, 2.7),
-    },
-    "pendulum-mixed": {
-        "none": (-155.3, 5.1), "phase": (-140.0, 4.7), "routing": (-135.4, 4.4), "phase and routing": (-130.5, 4.2),
-    },
-}  # fmt: skip
-"""task -> variant -> (return, what follows its +-) as SNN-DT's authors print them: "Baseline", "Pos-only", "Route-only"
-and "Full". No measurements that could be checked: they were found only as literals of a plotting script."""
+PRINTED = {"none": "Baseline", "phase": "Pos-only", "routing": "Route-only", "phase and routing": "Full"}
+"""label -> what the authors of SNN-DT call it. Their returns are no measurements that could be checked."""
 
 
 def measure(bench: Bench) -> list[Row]:
@@ -55,10 +42,10 @@ def measure(bench: Bench) -> list[Row]:
         fields.append({"geometry": geometry, "step_cost": STEP_COST if geometry.adaptive else 0.0})
     runs = bench.train(bench.each_seed(fields, **SPIKING))
     labels = [label for label in VARIANTS for _ in range(bench.budget.seeds)]
-    printed = PRINTED.get(bench.budget.task.name, {})
+    printed = SNN_DT_RETURNS.get(bench.budget.task.environment.split("-")[0], {})
     rows = []
     for label, run, score in zip(labels, runs, bench.score_all(runs), strict=True):
-        found = printed.get(label)
+        found = printed.get(PRINTED.get(label, ""))
         row = flown(label, run, score) | {"printed": "-" if found is None else "{:.1f} +- {:.1f}".format(*found)}
         row |= {"episode_std": score["std_return"], "rows": score["active_rows_per_decision"], "over_none": None}
         rows.append(row)
