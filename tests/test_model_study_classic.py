@@ -49,7 +49,7 @@ def test_modules_are_flown_beside_what_was_printed(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(Bench, "score_all", scores)
     rows = classic.measure(bench)
     assert [row["variant"] for row in rows] == [name for name in classic.VARIANTS for _ in range(2)]
-    printed = {row["variant"]: row["printed"] for row in rows}
+    printed = {row["variant"]: row["printed_by_authors"] for row in rows}
     assert (printed["none"], printed["phase and routing"]) == ("452.3 +- 11.7", "492.3 +- 6.8")
     assert printed["adaptive"] == printed["all"] == "-"
     trained = {}

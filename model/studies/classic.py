@@ -46,7 +46,9 @@ def measure(bench: Bench) -> list[Row]:
     rows = []
     for label, run, score in zip(labels, runs, bench.score_all(runs), strict=True):
         found = printed.get(PRINTED.get(label, ""))
-        row = flown(label, run, score) | {"printed": "-" if found is None else "{:.1f} +- {:.1f}".format(*found)}
+        row = flown(label, run, score) | {
+            "printed_by_authors": "-" if found is None else "{:.1f} +- {:.1f}".format(*found)
+        }
         row |= {"episode_std": score["std_return"], "rows": score["active_rows_per_decision"], "over_none": None}
         rows.append(row)
     plain = {row["seed"]: row["return"] for row in rows if row["variant"] == "none"}
@@ -72,7 +74,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
                 half = half_width(float(np.std(values, ddof=1)), len(values))
                 axes.errorbar(np.mean(values), number + 0.2, xerr=half, color=colour, capsize=3)
     for number, name in enumerate(plots.names(rows, "variant")):
-        printed = next(row["printed"] for row in rows if row["variant"] == name)
+        printed = next(row["printed_by_authors"] for row in rows if row["variant"] == name)
         if printed != "-":
             returns.plot(float(printed.split()[0]), number - 0.2, "D", color="#39424e", fillstyle="none", markersize=6)
     differences.axvline(0, color="#5f6b7a", linewidth=0.8)
@@ -84,7 +86,7 @@ STUDY = Study(
     "phase codes, routing and step gates off and on, beside SNN-DT's printed returns (--task cartpole-mixed)",
     measure,
     draw,
-    keys=("variant", "printed"),
+    keys=("variant", "printed_by_authors"),
     values=("return", "over_none", "normalised", "episode_std", "validation_loss", "rows"),
     size=(11.0, 3.6),
     interval=True,
