@@ -17,6 +17,8 @@ from model.data.tasks import find
 from model.deployed.presets import TINY
 from model.studies import classic, dropout
 from model.studies.runs import Bench, Budget, Run, half_width, measured, summed_up
+from model.training import trainer
+from model.training.deployment import export
 
 torch.set_num_threads(1)
 
@@ -154,6 +156,35 @@ def test_a_flight_tells_how_often_the_last_action_comes_again(
     (run,) = bench.train([bench.budget.config(0, steps=1)])
     monkeypatch.setattr(dropout, "brain_of", lambda _: _Turner())
     assert dropout.fly(run, 2, hidden) == {"return": -200.0, "repeats": repeats, "first_swing": first_swing}
+
+
+@pytest.mark.parametrize("name", ["PSSA", "DT, three tokens", "DT, one token"])
+def test_a_policy_that_was_never_shown_its_action_does_not_read_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = _bench("mountaincar-mixed", _repeated("MountainCar-v0", 2, 3), tmp_path / "a", monkeypatch)
+    config = bench.budget.config(0, **dropout.NETWORKS[name] | {"action_dropout": 1.0, "steps": 12})
+    (run,) = bench.train([config])
+    network = run.load().network
+    tokens = torch.randn(16, 24, 6, generator=torch.Generator().manual_seed(0))
+    hidden = tokens.clone()
+    hidden[..., 2:5] = 0
+    assert torch.equal(network(tokens), network(hidden))
+    assert not torch.equal(network(tokens[..., [1, 0, 2, 3, 4, 5]]), network(hidden))
+    # it is the policy that training without would come to, flown without its action
+    monkeypatch.setattr(trainer, "unread", lambda *_: None)
+    other = Bench(bench.budget, tmp_path / "b", "test")
+    (reading,) = other.train([config])
+    assert torch.equal(reading.load().network(hidden), network(hidden))
+    assert not torch.equal(reading.load().network(tokens), network(tokens))
+
+
+def test_the_artifact_of_such_a_policy_does_not_read_it_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = _bench("mountaincar-mixed", _repeated("MountainCar-v0", 2, 3), tmp_path, monkeypatch)
+    (run,) = bench.train([bench.budget.config(0, action_dropout=1.0, quant_steps=4)])
+    policy, _ = export(run.file)
+    assert not policy.tensors["embed.weight"][:, 2:5].any()
+    assert policy.tensors["embed.weight"][:, :2].any()
 
 
 def test_networks_are_flown_with_and_without_their_last_action(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

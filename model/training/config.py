@@ -76,7 +76,8 @@ class TrainConfig:
     observation_noise: float = 0.0
     """Deviation of the noise on each normalised observation component in training."""
     action_dropout: float = 0.0
-    """Chance that a token of a training window does not show its previous action (zeros in its place)."""
+    """Chance that a token of a training window does not show its previous action (zeros in its place); at 1 the network
+    does not read it (`model.training.unread`)."""
     to_go_jitter: float = 0.0
     """Deviation of the factor, around 1, on the returns-to-go of a training window."""
     row_cost: float = 0.0

@@ -32,6 +32,7 @@ from model.training.config import ConfigError, TrainConfig
 from model.training.memory import require_room
 from model.training.row_cost import share_of_rows
 from model.training.step_cost import mean_live_steps
+from model.training.unread import unread
 
 PHASES = ("float", "quant")
 VALIDATION_WINDOWS = 256
@@ -127,7 +128,10 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.phase, self.step = "float", 0
         self.cpu_s = self.wall_s = 0.0
-        self._enter(build(config, self.inputs, self.actions, quantised=False))
+        network = build(config, self.inputs, self.actions, quantised=False)
+        if config.action_dropout == 1:
+            unread(network, observations, self.actions)
+        self._enter(network)
         path = out / "checkpoint.pt"
         if path.exists() and not resume:
             raise CheckpointError(f"{out} already holds a run; continue it with --resume or choose another --out")
