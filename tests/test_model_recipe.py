@@ -268,6 +268,7 @@ def test_rate_decays_as_it_is_called(decay: str, middle: float, end: float) -> N
         ({"norm": "tdln", "quant_steps": 0, "norm_freeze": 0.1}, "layer norm has no statistics to keep"),
         ({"average": 1.0}, "average must be 0 or more and below 1"),
         ({"action_dropout": 1.1}, "action_dropout must be 0 to 1, not 1.1"),
+        ({"action_hidden": True}, "action_hidden wants a network that has met tokens without their action"),
         ({"observation_noise": -0.1}, "observation_noise must not be negative"),
         ({"to_go_jitter": -0.1}, "to_go_jitter must not be negative"),
         ({"row_cost": -1.0}, "row_cost must not be negative"),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The studies of classic control: modules beside printed returns, and the copied previous action."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from model.deployed.presets import TINY
 from model.studies import classic, dropout
 from model.studies.runs import Bench, Budget, Run, half_width, measured, summed_up
 from model.training import trainer
+from model.training.checkpoint import Checkpoint
+from model.training.config import TrainConfig
 from model.training.deployment import export
 
 torch.set_num_threads(1)
@@ -187,8 +190,28 @@ def test_the_artifact_of_such_a_policy_does_not_read_it_either(tmp_path: Path, m
     assert policy.tensors["embed.weight"][:, :2].any()
 
 
+def test_a_result_can_leave_out_the_action_that_training_showed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = _bench("mountaincar-mixed", _repeated("MountainCar-v0", 2, 3), tmp_path, monkeypatch)
+    shown = bench.budget.config(0, action_dropout=0.25, average=0.9, steps=12)
+    (with_it,), (without,) = (
+        bench.train([dataclasses.replace(shown, **more)]) for more in ({}, {"action_hidden": True, "quant_steps": 4})
+    )
+    network, blind = with_it.load().network, Checkpoint.load(without.folder / "float.pt").network.eval()
+    tokens = torch.randn(16, 24, 6, generator=torch.Generator().manual_seed(0))
+    hidden = tokens.clone()
+    hidden[..., 2:5] = 0
+    assert torch.equal(blind(tokens), network(hidden))
+    assert not torch.equal(network(tokens), network(hidden))
+    policy, _ = export(without.file)  # the quantised phase has not learned to read it again
+    assert not policy.tensors["embed.weight"][:, 2:5].any()
+    assert "action_hidden" not in shown.to_json()
+    assert TrainConfig.from_json(without.config.to_json()) == without.config
+
+
 def test_networks_are_flown_with_and_without_their_last_action(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = ("PSSA", "DT, three tokens", "BC")
+    kept = ("PSSA", "PSSA, deployed", "DT, three tokens", "BC")
     monkeypatch.setattr(dropout, "NETWORKS", {name: dropout.NETWORKS[name] for name in kept})
     monkeypatch.setattr(dropout, "DROPOUTS", (0.0, 1.0))
     monkeypatch.setattr(dropout, "SAMPLES", 8)
@@ -197,6 +220,7 @@ def test_networks_are_flown_with_and_without_their_last_action(tmp_path: Path, m
     assert [(row["network"], row["action_dropout"]) for row in rows[::2]] == [
         ("PSSA", 0.0),
         ("PSSA", 1.0),
+        ("PSSA, deployed", 0.25),
         ("DT, three tokens", 0.0),
         ("DT, three tokens", 1.0),
         ("BC", 0.0),
@@ -204,7 +228,7 @@ def test_networks_are_flown_with_and_without_their_last_action(tmp_path: Path, m
     assert all(-200 <= row[value] <= 0 for row in rows for value in ("return", "return_hidden"))
     assert all(0 <= row["repeats"] <= 1 <= row["first_swing"] <= 200 for row in rows)
     assert all(row["data_repeats"] == pytest.approx(7 / 8, abs=0.05) for row in rows)
-    for row in rows[-2:]:  # sees neither
+    for row in (*rows[4:6], *rows[-2:]):  # none of them reads it
         assert row["leaning"] == row["leaning_window"] == 0
         assert row["return"] == row["return_hidden"]
     dropout.draw(Figure(), rows)

@@ -78,6 +78,8 @@ class TrainConfig:
     action_dropout: float = 0.0
     """Chance that a token of a training window does not show its previous action (zeros in its place); at 1 the network
     does not read it (`model.training.unread`)."""
+    action_hidden: bool = False
+    """Whether the result does not read its previous action, which a share of the tokens showed in the float phase."""
     to_go_jitter: float = 0.0
     """Deviation of the factor, around 1, on the returns-to-go of a training window."""
     row_cost: float = 0.0
@@ -163,6 +165,10 @@ class TrainConfig:
         require(
             self.geometry.adaptive or self.step_cost == 0,
             "step_cost is a price on the steps that gates choose; set geometry.adaptive, or leave it at 0",
+        )
+        require(
+            self.action_dropout > 0 or not self.action_hidden,
+            "action_hidden wants a network that has met tokens without their action; raise action_dropout, to 0.25 say",
         )
         for name in ("norm_freeze", "row_cost"):
             require(
@@ -252,6 +258,8 @@ class TrainConfig:
                 del choices["structure"][name]
         if not self.geometry.adaptive:
             del choices["geometry"]["adaptive"], choices["step_cost"]
+        if not self.action_hidden:
+            del choices["action_hidden"]
         return json.dumps(choices, indent=2, sort_keys=True)
 
     @classmethod

@@ -261,7 +261,10 @@ class Trainer:
             set_frozen(self.network, self.step >= c.steps - int(c.norm_freeze * c.steps))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
-        loss = self._loss(self.network, self.windows, c.batch, self.rng, augment=self.augment, priced=self._risen())
+        augment = self.augment
+        if c.action_hidden and self.phase == "quant":
+            augment = dataclasses.replace(augment, action_dropout=1.0)
+        loss = self._loss(self.network, self.windows, c.batch, self.rng, augment=augment, priced=self._risen())
         value = loss.item()
         if not math.isfinite(value):
             saved = (self.out / "checkpoint.pt").exists()
@@ -346,6 +349,8 @@ class Trainer:
 
     def _finish(self) -> None:
         """Write the phase's result and, of a spiking network, its firing rates."""
+        if self.config.action_hidden and self.phase == "float":
+            unread(self.outcome, self.inputs - self.actions - 1, self.actions)
         self._result(f"{self.phase}.pt")
         if not isinstance(self.network, Network):
             return
