@@ -39,9 +39,11 @@ def _repeated(environment: str, observations: int, choices: int) -> Episodes:
     return Episodes("repeated", environment, seen, actions, rewards, np.array(LENGTHS), True)
 
 
-def _bench(task: str, episodes: Episodes, out: Path, monkeypatch: pytest.MonkeyPatch, flights: int = 2) -> Bench:
+def _bench(
+    task: str, episodes: Episodes, out: Path, monkeypatch: pytest.MonkeyPatch, flights: int = 2, seeds: int = 2
+) -> Bench:
     monkeypatch.setattr(offline, "load", lambda *_, **__: episodes)
-    return Bench(Budget(find(task), TINY, steps=6, quant_steps=2, batch=4, seeds=2, episodes=flights), out, "test")
+    return Bench(Budget(find(task), TINY, steps=6, quant_steps=2, batch=4, seeds=seeds, episodes=flights), out, "test")
 
 
 def test_modules_are_flown_beside_what_was_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,12 +163,12 @@ def test_a_flight_tells_how_often_the_last_action_comes_again(
     assert dropout.fly(run, 2, hidden) == {"return": -200.0, "repeats": repeats, "first_swing": first_swing}
 
 
-@pytest.mark.parametrize("name", ["PSSA", "DT, three tokens", "DT, one token"])
+@pytest.mark.parametrize("name", ["PSSA", "DT, three tokens"])
 def test_a_policy_that_was_never_shown_its_action_does_not_read_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = _bench("mountaincar-mixed", _repeated("MountainCar-v0", 2, 3), tmp_path / "a", monkeypatch)
-    config = bench.budget.config(0, **dropout.NETWORKS[name] | {"action_dropout": 1.0, "steps": 12})
+    config = bench.budget.config(0, **dropout.NETWORKS[name] | {"action_dropout": 1.0})
     (run,) = bench.train([config])
     network = run.load().network
     tokens = torch.randn(16, 24, 6, generator=torch.Generator().manual_seed(0))
@@ -194,7 +196,7 @@ def test_a_result_can_leave_out_the_action_that_training_showed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench = _bench("mountaincar-mixed", _repeated("MountainCar-v0", 2, 3), tmp_path, monkeypatch)
-    shown = bench.budget.config(0, action_dropout=0.25, average=0.9, steps=12)
+    shown = bench.budget.config(0, action_dropout=0.25, average=0.9)
     (with_it,), (without,) = (
         bench.train([dataclasses.replace(shown, **more)]) for more in ({}, {"action_hidden": True, "quant_steps": 4})
     )
@@ -215,9 +217,9 @@ def test_networks_are_flown_with_and_without_their_last_action(tmp_path: Path, m
     monkeypatch.setattr(dropout, "NETWORKS", {name: dropout.NETWORKS[name] for name in kept})
     monkeypatch.setattr(dropout, "DROPOUTS", (0.0, 1.0))
     monkeypatch.setattr(dropout, "SAMPLES", 8)
-    bench = _bench("mountaincar-mixed", _repeated("MountainCar-v0", 2, 3), tmp_path, monkeypatch)
+    bench = _bench("mountaincar-mixed", _repeated("MountainCar-v0", 2, 3), tmp_path, monkeypatch, seeds=1)
     rows = dropout.measure(bench)
-    assert [(row["network"], row["action_dropout"]) for row in rows[::2]] == [
+    assert [(row["network"], row["action_dropout"]) for row in rows] == [
         ("PSSA", 0.0),
         ("PSSA", 1.0),
         ("PSSA, deployed", 0.25),
@@ -228,7 +230,7 @@ def test_networks_are_flown_with_and_without_their_last_action(tmp_path: Path, m
     assert all(-200 <= row[value] <= 0 for row in rows for value in ("return", "return_hidden"))
     assert all(0 <= row["repeats"] <= 1 <= row["first_swing"] <= 200 for row in rows)
     assert all(row["data_repeats"] == pytest.approx(7 / 8, abs=0.05) for row in rows)
-    for row in (*rows[4:6], *rows[-2:]):  # none of them reads it
+    for row in (rows[2], rows[-1]):  # none of them reads it
         assert row["leaning"] == row["leaning_window"] == 0
         assert row["return"] == row["return_hidden"]
     dropout.draw(Figure(), rows)
@@ -236,7 +238,7 @@ def test_networks_are_flown_with_and_without_their_last_action(tmp_path: Path, m
     monkeypatch.setattr(dropout, "fly", lambda *_: pytest.fail("flown again"))
     monkeypatch.setattr(dropout, "_probes", lambda *_: pytest.fail("probed again"))
     assert dropout.measure(bench) == rows
-    bench = _bench("mountaincar-mixed", bench.episodes, tmp_path, monkeypatch, flights=0)
+    bench = _bench("mountaincar-mixed", bench.episodes, tmp_path, monkeypatch, flights=0, seeds=1)
     unflown = dropout.measure(bench)
     assert unflown[0]["return"] is None
     assert unflown[0]["leaning"] == rows[0]["leaning"]
