@@ -30,6 +30,7 @@ from model.scores.cells import SENTENCES, commit, versions
 from model.studies import (
     adaptive,
     bits,
+    classic,
     convergence,
     dropout,
     entropy,
@@ -70,6 +71,7 @@ STUDIES: dict[str, Study] = {
         sparse_cost.STUDY,
         sparse.STUDY,
         modules.STUDY,
+        classic.STUDY,
     )
 }
 """Every study by name."""
@@ -100,7 +102,7 @@ def result(study: Study, bench: Bench, rows: list[Row]) -> dict[str, Any]:
 
 
 def table(study: Study, rows: Sequence[Row]) -> str:
-    """Return rows averaged over training seeds as aligned text, `mean +- deviation`."""
+    """Return rows averaged over training seeds as aligned text, `mean +- deviation` or, where it says so, interval."""
 
     def number(value: float | None, spread: float | None) -> str:
         if value is None:
@@ -109,9 +111,10 @@ def table(study: Study, rows: Sequence[Row]) -> str:
         form = f".{min(4, max(0, 3 - size))}f" if value and size >= -3 else ".2g"
         return f"{value:{form}}" + ("" if spread is None else f" +- {spread:{form}}")
 
+    spread = "half" if study.interval else "std"
     lines = [[*study.keys, *study.values, "n"]]
     for row in summed_up(rows, study.keys, study.values):
-        measured = [number(row[value], row[f"{value}_std"]) for value in study.values]
+        measured = [number(row[value], row[f"{value}_{spread}"]) for value in study.values]
         lines.append([*(str(row[key]) for key in study.keys), *measured, str(row["n"])])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

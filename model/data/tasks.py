@@ -71,8 +71,21 @@ DSFORMER = "DSFormer paper (arXiv 2504.03800) as a public reading note quotes it
 SNN_DT = "SNN-DT authors' docs (arXiv 2508.21505), return {}; unverified: found only as a literal of a plotting script"
 
 
-def _snn_dt(environment: str, value: float) -> Published:
+SNN_DT_RETURNS: dict[str, dict[str, tuple[float, float]]] = {
+    name: dict(zip(("Baseline", "Pos-only", "Route-only", "Full"), returns, strict=True))
+    for name, returns in {
+        "CartPole": ((452.3, 11.7), (474.1, 7.9), (479.2, 6.2), (492.3, 6.8)),
+        "MountainCar": ((-120.2, 9.4), (-111.5, 7.2), (-109.8, 6.9), (-102.4, 5.5)),
+        "Acrobot": ((-87.1, 3.2), (-72.0, 3.6), (-68.3, 3.9), (-59.7, 2.7)),
+        "Pendulum": ((-155.3, 5.1), (-140.0, 4.7), (-135.4, 4.4), (-130.5, 4.2)),
+    }.items()
+}
+"""environment -> variant -> (return, what follows its +-) as SNN-DT's authors print them; see `SNN_DT`."""
+
+
+def _snn_dt(environment: str) -> Published:
     low, high = REFERENCES[environment]
+    value, _ = SNN_DT_RETURNS[environment]["Full"]
     return {"SNN-DT": (round(100 * (value - low) / (high - low), 1), SNN_DT.format(value))}
 
 
@@ -89,10 +102,10 @@ PUBLISHED: dict[str, Published] = {
     "walker2d-medium-expert": _dt_paper(108.1, 98.7, 36.6) | {"FCNet": (108.8, DSFORMER), "PSSA": (108.9, DSFORMER)},
     "pen-expert": {"DT": (110.4, DSFORMER), "PSSA": (122.0, DSFORMER)},
     "relocate-expert": {"DT": (15.3, DSFORMER), "PSSA": (108.4, DSFORMER)},
-    "cartpole-mixed": _snn_dt("CartPole", 492.3),
-    "mountaincar-mixed": _snn_dt("MountainCar", -102.4),
-    "acrobot-mixed": _snn_dt("Acrobot", -59.7),
-    "pendulum-mixed": _snn_dt("Pendulum", -130.5),
+    "cartpole-mixed": _snn_dt("CartPole"),
+    "mountaincar-mixed": _snn_dt("MountainCar"),
+    "acrobot-mixed": _snn_dt("Acrobot"),
+    "pendulum-mixed": _snn_dt("Pendulum"),
 }
 """Normalised scores per task, on the data of the source; classic control's returns rescaled by our references."""
 

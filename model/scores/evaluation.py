@@ -14,6 +14,13 @@ from model.scores.rollout import Brain, Effort, GoldenBrain, RecomputeBrain, Str
 from model.training.checkpoint import Checkpoint, state_digest
 
 
+def brain_of(saved: Checkpoint, effort: Effort | None = None) -> Brain:
+    """Return what flies a checkpoint: its stream, or a window that is computed again for every decision."""
+    if saved.config.inference == "stream":
+        return StreamBrain(saved.network, effort)
+    return RecomputeBrain(saved.network, saved.config.length)
+
+
 @unrounded()
 def evaluate(
     file: Path, episodes: int, seed: int, target_return: float | None, progress: bool = False
@@ -37,10 +44,7 @@ def evaluate(
         trained_for, dataset, dense = saved.config.target_return, saved.facts["dataset"], saved.config.geometry
         discrete, delayed = saved.facts.get("discrete", False), saved.config.delayed
         kind = "quantised" if saved.network.quantised else "float"
-        if saved.config.inference == "stream":
-            brain = StreamBrain(saved.network, effort)
-        else:
-            brain = RecomputeBrain(saved.network, saved.config.length)
+        brain = brain_of(saved, effort)
     target = trained_for if target_return is None else target_return
     seeds = range(seed, seed + episodes)
     done = run(brain, environment, normaliser, target, seeds, delayed=delayed, discrete=discrete, progress=progress)

@@ -7,6 +7,7 @@ the tokens of each first episode, where its actions are compared with golden's.
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,19 @@ from model.deployed.golden import GoldenNetwork
 from model.scores import rollout
 from model.scores.suites import SPIKING
 from model.studies.gait import phases
-from model.studies.runs import QUIET, Bench, Row, Run, Study
+from model.studies.runs import Bench, Row, Run, Study, measured
 from model.studies.steps_figure import draw
 from model.training.deployment import export
 
-FIXED = (1, 2, 4)
+FIXED = (1, 2, 3, 4)
 """Numbers of steps without a gate."""
 STEP_COSTS = (0.0, 0.002, 0.005, 0.02)
 """Prices of a live step, of a gate over the budget's steps."""
+BINS = 20
+"""Of a gait phase and of the target return; those of the episode's steps are `STEP_BIN` wide."""
+STEP_BIN = 50
+MEASURED = ("return", "normalised", "live_steps", "rows", "fetch_cycles", "cycles", "compared", "profiles")
+"""Columns of a flight, with `CHOICES`."""
 CHOICES = ("cycles_few", "cycles_many", "live_low", "live_high")
 """Columns of `by_choice`."""
 
@@ -58,24 +64,25 @@ def measure(bench: Bench) -> list[Row]:
     adaptive = dataclasses.replace(g, adaptive=True)
     variants += [{"geometry": adaptive, "step_cost": cost} for cost in STEP_COSTS]
     runs = bench.train(bench.each_seed(variants, quant_steps=quant_steps, **SPIKING))
-    return [_row(bench, run) for run in tqdm(runs, desc="fly", disable=QUIET)]
+    episodes = bench.budget.episodes
+    if not episodes:
+        return [_row(run) | dict.fromkeys((*MEASURED, *CHOICES)) for run in runs]
+    # kept, for a thousand decisions of a simulated circuit take their time
+    flights = measured("flight", {run.folder / f"flown-{episodes}.json": partial(_fly, run, episodes) for run in runs})
+    return [_row(run) | flight for run, flight in zip(runs, flights, strict=True)]
 
 
-def _row(bench: Bench, run: Run) -> Row:
+def _row(run: Run) -> Row:
     g = run.config.geometry
-    row: Row = {
+    return {
         "steps": f"1 to {g.steps}" if g.adaptive else str(g.steps),
         "step_cost": run.config.step_cost if g.adaptive else None,
         "seed": run.config.seed,
         "validation_loss": run.loss,
     }
-    return row | _flown(run, bench.budget.episodes)
 
 
-def _flown(run: Run, episodes: int) -> Row:
-    measured = ("return", "normalised", "live_steps", "rows", "fetch_cycles", "cycles", "compared", "by_step")
-    if not episodes:
-        return dict.fromkeys((*measured, *CHOICES))
+def _fly(run: Run, episodes: int) -> Row:
     artifact = run.folder / "policy.safetensors"
     if not artifact.exists():
         export(run.file)[0].save(artifact)
@@ -105,9 +112,32 @@ def _flown(run: Run, episodes: int) -> Row:
         "fetch_cycles": cost["fetch_cycles_per_decision"],
         "cycles": None if cycles is None else float(np.mean(cycles)),
         "compared": compared,
-        "by_step": by_step,
+        "profiles": profiles(by_step, abs(policy.target_return) / BINS),
         **by_choice(by_step),
     }
+
+
+def profiles(by_step: Sequence[Row], to_go_bin: float) -> dict[str, list[list[float]]]:
+    """Return mean live steps over the step of the episode, the return-to-go and the gait phase, of all episodes.
+
+    Each is a list of (lower edge of a bin, mean over decisions and layers, decisions), bins in order; without a gait
+    that of the phase is empty.
+    """
+    live = np.concatenate([np.mean(episode["live"], axis=1) for episode in by_step])
+    sources = {
+        "step": (STEP_BIN, [np.arange(len(episode["live"]), dtype=float) for episode in by_step]),
+        "to_go": (to_go_bin, [np.array(episode["to_go"]) for episode in by_step]),
+        "phase": (1 / BINS, [np.array(episode["phase"], float) for episode in by_step]),
+    }
+    result = {}
+    for name, (width, values) in sources.items():
+        x = np.concatenate(values)
+        number, of = np.floor(x / width + 1e-9), np.isfinite(x)
+        result[name] = [
+            [round(float(n * width), 4), round(float(live[number == n].mean()), 4), int((number == n).sum())]
+            for n in np.unique(number[of])
+        ]
+    return result
 
 
 def by_choice(by_step: Sequence[Row]) -> dict[str, float | None]:

@@ -11,9 +11,9 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,38 @@ class Run:
         return self.curve()[-1][2]
 
 
+def share(noun: str, jobs: Mapping[Path, Callable[[], object]]) -> None:
+    """Do every job whose file is missing; a job writes its file. The same command, given twice, shares them.
+
+    What another process has in hand is left to it, and waited for at the end. `noun` names the jobs as they begin.
+    """
+    missing = [path for path in jobs if not path.exists()]
+    for patience in (fcntl.LOCK_NB, 0):
+        for number, path in enumerate(missing, 1):
+            if path.exists():
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with (path.parent / "lock").open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | patience)
+                except BlockingIOError:
+                    continue
+                if not path.exists():
+                    if not QUIET:
+                        tqdm.write(f"{noun} {number} of {len(missing)}")
+                    jobs[path]()
+
+
+def measured(noun: str, jobs: Mapping[Path, Callable[[], dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the results of jobs in their order, measured once and kept as JSON in their files; see `share`."""
+    share(noun, {path: partial(_keep, path, job) for path, job in jobs.items()})
+    return [dict(json.loads(path.read_text())) for path in jobs]
+
+
+def _keep(path: Path, job: Callable[[], dict[str, Any]]) -> None:
+    write_json(path, job())
+
+
 class Bench:
     """A budget with a folder: trains, scores and samples for one study after another."""
 
@@ -144,26 +176,10 @@ class Bench:
     ) -> list[Run]:
         """Return a finished run of each configuration; train what is missing. `prepare` may fill a new run's folder."""
         runs = [Run(config, self.folder(config)) for config in configs]
-        missing = list({run.folder: run for run in runs if not run.file.exists()}.values())
-        # what another process trains is left to it, and waited for at the end: the same command, given twice, shares
-        for patience in (fcntl.LOCK_NB, 0):
-            for run in missing:
-                if run.file.exists():
-                    continue
-                if not QUIET:
-                    tqdm.write(f"training {1 + missing.index(run)} of {len(missing)}")
-                run.folder.mkdir(parents=True, exist_ok=True)
-                with (run.folder / "lock").open("w") as lock:
-                    try:
-                        fcntl.flock(lock, fcntl.LOCK_EX | patience)
-                    except BlockingIOError:
-                        continue
-                    self._train(run, prepare)
+        share("training", {run.file: partial(self._train, run, prepare) for run in runs})
         return runs
 
     def _train(self, run: Run, prepare: Callable[[TrainConfig, Path], None] | None) -> None:
-        if run.file.exists():
-            return
         if prepare is not None and not (run.folder / "checkpoint.pt").exists():
             prepare(run.config, run.folder)
         trainer = Trainer(run.config, self.data(run.config), run.folder, True, SAVE_EVERY, self.command)
@@ -174,17 +190,26 @@ class Bench:
 
         target_return None asks for what it was trained for. Without episodes its measured values are None.
         """
-        if not self.budget.episodes:
-            return dict.fromkeys(SCORES)
-        asked = "" if target_return is None else f"-{target_return:g}"
-        path = file.with_name(f"{file.stem}-score-{self.budget.episodes}{asked}.json")
-        if not path.exists():
-            write_json(path, evaluation.evaluate(file, self.budget.episodes, 0, target_return))
-        return dict(json.loads(path.read_text()))
+        return self._scores([file], target_return)[0]
 
     def score_all(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
         """Return the scores of runs."""
-        return [self.score(run.file) for run in tqdm(runs, desc="score", disable=QUIET)]
+        return self._scores([run.file for run in runs])
+
+    def _scores(self, files: Sequence[Path], target_return: float | None = None) -> list[dict[str, Any]]:
+        episodes = self.budget.episodes
+        if not episodes:
+            return [dict.fromkeys(SCORES) for _ in files]
+        asked = "" if target_return is None else f"-{target_return:g}"
+        return measured(
+            "score",
+            {
+                file.with_name(f"{file.stem}-score-{episodes}{asked}.json"): partial(
+                    evaluation.evaluate, file, episodes, 0, target_return
+                )
+                for file in files
+            },
+        )
 
     def held_out(self, saved: Checkpoint, windows: int, length: int) -> tuple[Tensor, Tensor]:
         """Draw whole windows of held-out episodes: tokens [windows, length, inputs] as the network takes them, actions.
@@ -226,10 +251,20 @@ def flown(variant: str, run: Run, score: dict[str, Any]) -> Row:
     }
 
 
+STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Quantile 0.975 of Student's t with 1, 2, ... degrees of freedom; beyond, the last one, which is too wide."""
+
+
+def half_width(deviation: float, count: int) -> float:
+    """Return half the width of the 95 % confidence interval of a mean of `count` values, at least two."""
+    return STUDENT[min(count - 2, len(STUDENT) - 1)] * deviation / count**0.5
+
+
 def summed_up(rows: Sequence[Row], keys: Sequence[str], values: Sequence[str]) -> list[Row]:
     """Return one row per combination of `keys`, in order of appearance: each value's mean, and its deviation over rows.
 
-    A value "loss" becomes "loss" and "loss_std" (None where there is one row), over the rows that have it.
+    A value "loss" becomes "loss", "loss_std" and "loss_half" (half its mean's 95 % confidence interval; both None where
+    there is one row), over the rows that have it.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -240,7 +275,9 @@ def summed_up(rows: Sequence[Row], keys: Sequence[str], values: Sequence[str]) -
         for value in values:
             known = [row[value] for row in members if row.get(value) is not None]
             summary[value] = float(np.mean(known)) if known else None
-            summary[f"{value}_std"] = float(np.std(known, ddof=1)) if len(known) > 1 else None
+            several = len(known) > 1
+            summary[f"{value}_std"] = float(np.std(known, ddof=1)) if several else None
+            summary[f"{value}_half"] = half_width(summary[f"{value}_std"], len(known)) if several else None
         result.append(summary)
     return result
 
@@ -260,7 +297,8 @@ class Study:
     """One experiment: what it measures and how that is drawn.
 
     measure : bench -> rows. draw : puts rows on an empty figure. keys : columns that name a case; values : columns
-    averaged over the rows of a case in the printed table. size : of the figure in inches.
+    averaged over the rows of a case in the printed table. size : of the figure in inches. interval : whether the table
+    shows half the width of a mean's 95 % confidence interval, not the deviation over rows.
     """
 
     name: str
@@ -270,3 +308,4 @@ class Study:
     keys: tuple[str, ...]
     values: tuple[str, ...]
     size: tuple[float, float] = (9.0, 3.8)
+    interval: bool = False

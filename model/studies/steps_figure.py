@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from model.studies import plots
 from model.studies.runs import Row
 
-BINS = 20
+FEWEST = 10
+PROFILES = {"step": "step of the episode", "to_go": "return-to-go", "phase": "gait phase (0: the torso is lowest)"}
+"""profile of `adaptive.profiles` -> what it is over."""
 
 
 def draw(figure: Figure, rows: list[Row]) -> None:
@@ -21,25 +23,16 @@ def draw(figure: Figure, rows: list[Row]) -> None:
         axes.set(xlabel="price of a live step, λ", ylabel=label)
         plots.say_if_missing(axes, rows, value)
     _trade(grid[0][2], rows)
-    if not rows or rows[0]["by_step"] is None:
-        for axes in grid[1]:
-            plots.say_if_missing(axes, rows, "by_step")
-        return
-    for number, cost in enumerate(plots.names(gated, "step_cost")):
-        episodes = [e for row in gated if row["step_cost"] == cost for e in row["by_step"]]
-        live = [np.mean(e["live"], axis=1) for e in episodes]
-        sources = (
-            [np.arange(len(e["live"])) for e in episodes],
-            [e["to_go"] for e in episodes],
-            [[np.nan if p is None else p for p in e["phase"]] for e in episodes],
-        )
-        for axes, source in zip(grid[1], sources, strict=True):
-            _binned(axes, np.concatenate(source), np.concatenate(live), f"λ = {cost:g}", plots.COLOURS[number])
-    labels = ("step of the episode", "return-to-go", "gait phase (0: the torso is lowest)")
-    for axes, label in zip(grid[1], labels, strict=True):
+    for axes, name in zip(grid[1], PROFILES, strict=True):
+        plots.say_if_missing(axes, rows, "profiles")
+        for number, cost in enumerate(plots.names(gated, "step_cost")):
+            known = [row["profiles"] for row in gated if row["step_cost"] == cost and row["profiles"]]
+            _profile(axes, [p for profile in known for p in profile[name]], f"λ = {cost:g}", plots.COLOURS[number])
+    for axes, label in zip(grid[1], PROFILES.values(), strict=True):
         axes.set(xlabel=label, ylabel="live steps, mean of the layers")
     grid[1][1].invert_xaxis()
-    grid[1][0].legend()
+    if any(row["profiles"] for row in gated):
+        grid[1][0].legend()
 
 
 def _over_price(axes: Axes, gated: list[Row], fixed: list[Row], value: str) -> None:
@@ -71,15 +64,15 @@ def _trade(axes: Axes, rows: list[Row]) -> None:
     axes.set(xlabel="cycles a decision (verilated circuit)", ylabel="return")
 
 
-def _binned(axes: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str) -> None:
-    """Draw the mean of y over equal shares of x's range; bins of fewer than 10 decisions are left out."""
-    known = ~np.isnan(x)
-    x, y = x[known], y[known]
-    if not len(x):
-        return
-    edges = np.linspace(x.min(), x.max() + 1e-9, BINS + 1)
-    number = np.digitize(x, edges) - 1
-    full = [n for n in range(BINS) if (number == n).sum() >= 10]
-    axes.plot(
-        [(edges[n] + edges[n + 1]) / 2 for n in full], [y[number == n].mean() for n in full], color=colour, label=label
-    )
+def _profile(axes: Axes, points: list[list[float]], label: str, colour: str) -> None:
+    """Draw the mean of all seeds at the bins of a profile; bins of fewer than `FEWEST` decisions are left out.
+
+    points : (lower edge, mean, decisions) of every seed.
+    """
+    drawn = []
+    for edge in sorted({point[0] for point in points}):
+        means, counts = np.array([point[1:] for point in points if point[0] == edge]).T
+        if counts.sum() >= FEWEST:
+            drawn.append((edge, np.average(means, weights=counts)))
+    if drawn:
+        axes.plot(*zip(*drawn, strict=True), color=colour, label=label)

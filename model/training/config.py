@@ -76,7 +76,10 @@ class TrainConfig:
     observation_noise: float = 0.0
     """Deviation of the noise on each normalised observation component in training."""
     action_dropout: float = 0.0
-    """Chance that a token of a training window does not show its previous action (zeros in its place)."""
+    """Chance that a token of a training window does not show its previous action (zeros in its place); at 1 the network
+    does not read it (`model.training.unread`)."""
+    action_hidden: bool = False
+    """Whether the result does not read its previous action, which a share of the tokens showed in the float phase."""
     to_go_jitter: float = 0.0
     """Deviation of the factor, around 1, on the returns-to-go of a training window."""
     row_cost: float = 0.0
@@ -121,7 +124,7 @@ class TrainConfig:
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
         for name in ("weight_decay", "seed", "observation_noise", "to_go_jitter", "row_cost", "step_cost"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, but is {getattr(self, name)}")
-        for name in ("held_out", "average", "action_dropout"):
+        for name in ("held_out", "average"):
             require(0 <= getattr(self, name) < 1, f"{name} must be 0 or more and below 1, not {getattr(self, name)}")
         for name in ("length", "batch", "steps"):
             require(getattr(self, name) > 0, f"{name} must be positive, not {getattr(self, name)}")
@@ -163,6 +166,10 @@ class TrainConfig:
             self.geometry.adaptive or self.step_cost == 0,
             "step_cost is a price on the steps that gates choose; set geometry.adaptive, or leave it at 0",
         )
+        require(
+            self.action_dropout > 0 or not self.action_hidden,
+            "action_hidden wants a network that has met tokens without their action; raise action_dropout, to 0.25 say",
+        )
         for name in ("norm_freeze", "row_cost"):
             require(
                 self.network == "spiking" or getattr(self, name) == 0,
@@ -172,7 +179,7 @@ class TrainConfig:
             self.norm != "tdln" or self.norm_freeze == 0,
             "layer norm has no statistics to keep; leave norm_freeze at 0 for tdln",
         )
-        for name in ("warmup", "norm_ratio", "norm_hold", "norm_freeze", "row_warmup"):
+        for name in ("warmup", "norm_ratio", "norm_hold", "norm_freeze", "row_warmup", "action_dropout"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be 0 to 1, not {getattr(self, name)}")
         require(
             self.norm_hold + self.norm_ratio + self.norm_freeze <= 1,
@@ -251,6 +258,8 @@ class TrainConfig:
                 del choices["structure"][name]
         if not self.geometry.adaptive:
             del choices["geometry"]["adaptive"], choices["step_cost"]
+        if not self.action_hidden:
+            del choices["action_hidden"]
         return json.dumps(choices, indent=2, sort_keys=True)
 
     @classmethod

@@ -32,6 +32,7 @@ from model.training.config import ConfigError, TrainConfig
 from model.training.memory import require_room
 from model.training.row_cost import share_of_rows
 from model.training.step_cost import mean_live_steps
+from model.training.unread import unread
 
 PHASES = ("float", "quant")
 VALIDATION_WINDOWS = 256
@@ -127,7 +128,10 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.phase, self.step = "float", 0
         self.cpu_s = self.wall_s = 0.0
-        self._enter(build(config, self.inputs, self.actions, quantised=False))
+        network = build(config, self.inputs, self.actions, quantised=False)
+        if config.action_dropout == 1:
+            unread(network, observations, self.actions)
+        self._enter(network)
         path = out / "checkpoint.pt"
         if path.exists() and not resume:
             raise CheckpointError(f"{out} already holds a run; continue it with --resume or choose another --out")
@@ -257,7 +261,10 @@ class Trainer:
             set_frozen(self.network, self.step >= c.steps - int(c.norm_freeze * c.steps))
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
-        loss = self._loss(self.network, self.windows, c.batch, self.rng, augment=self.augment, priced=self._risen())
+        augment = self.augment
+        if c.action_hidden and self.phase == "quant":
+            augment = dataclasses.replace(augment, action_dropout=1.0)
+        loss = self._loss(self.network, self.windows, c.batch, self.rng, augment=augment, priced=self._risen())
         value = loss.item()
         if not math.isfinite(value):
             saved = (self.out / "checkpoint.pt").exists()
@@ -342,6 +349,8 @@ class Trainer:
 
     def _finish(self) -> None:
         """Write the phase's result and, of a spiking network, its firing rates."""
+        if self.config.action_hidden and self.phase == "float":
+            unread(self.outcome, self.inputs - self.actions - 1, self.actions)
         self._result(f"{self.phase}.pt")
         if not isinstance(self.network, Network):
             return
