@@ -23,7 +23,7 @@ class QuantPlasticity:
         self.eligibility = torch.zeros_like(self.eligibility)
 
     def observe(self, membrane: Tensor, threshold: Tensor, index: Tensor) -> None:
-        """Take a decision in: membrane [steps, batch, channels], threshold [channels] or scalar, index [batch, actions].
+        """Take a decision in: membrane [steps, batch, channels], threshold [channels], index [batch, actions].
 
         index is what looks the action up, before half the entries are added.
         """
