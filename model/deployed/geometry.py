@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from model.deployed.sizes import MATCHING, Sizes
+from model.deployed.sizes import MATCHING, Plasticity, Sizes
 
 VERSION = "0.1.0"
 """Of the project, recorded with every result."""
@@ -45,6 +45,22 @@ class GeometryError(ValueError):
 def _require(condition: bool, sentence: str) -> None:
     if not condition:
         raise GeometryError(sentence)
+
+
+def _require_plasticity(plasticity: Any, weight_bits: int) -> None:
+    _require(isinstance(plasticity, Plasticity), f"plasticity must be a Plasticity or None, not {plasticity!r}")
+    ranges = {
+        "trace_bits": (4, 24),
+        "trace_shift": (1, 8),
+        "rate_shift": (0, 24),
+        "factor_bits": (2, 16),
+        "most_change": (1, (1 << (weight_bits - 1)) - 1),
+    }
+    for name, (low, high) in ranges.items():
+        value = getattr(plasticity, name)
+        _require(
+            type(value) is int and low <= value <= high, f"plasticity's {name} must be {low} to {high}, not {value!r}"
+        )
 
 
 @dataclass(frozen=True)
@@ -148,6 +164,8 @@ class Geometry(Sizes):
             self.head_bits <= 32,
             f"the head needs {self.head_bits} bits, at most 32: lower dense_weight_bits or d_model",
         )
+        if self.plasticity is not None:
+            _require_plasticity(self.plasticity, self.dense_weight_bits)
 
     def _uses(self, name: str) -> bool:
         """Return whether a choice that goes with others alone means something here."""
@@ -158,6 +176,7 @@ class Geometry(Sizes):
             "phase_over": self.phase != "none",
             "period": self.phase != "none" and self.phase_over == "tokens",
             "adaptive": self.adaptive,
+            "plasticity": self.plasticity is not None,
         }
         return uses.get(name, False) or self.attention in _GOES_WITH.get(name, ())
 
@@ -166,7 +185,7 @@ class Geometry(Sizes):
     def to_json(self) -> str:
         """Return the choices as canonical JSON: sorted keys, no spaces; what goes with others alone where it counts."""
         choices = dataclasses.asdict(self)
-        for name in (*_GOES_WITH, "phase", "phase_over", "period", "routing", "adaptive"):
+        for name in (*_GOES_WITH, "phase", "phase_over", "period", "routing", "adaptive", "plasticity"):
             # one head is what there was before there were several: the digests of those geometries stay
             if not self._uses(name) or (name, choices[name]) == ("heads", 1):
                 del choices[name]
@@ -184,6 +203,8 @@ class Geometry(Sizes):
         unknown = sorted(set(choices) - known)
         _require(not unknown, f"unknown geometry field {', '.join(unknown)}; the fields are {', '.join(sorted(known))}")
         try:
+            if isinstance(choices.get("plasticity"), dict):
+                choices["plasticity"] = Plasticity(**choices["plasticity"])
             return cls(**choices)
         except TypeError as error:
             raise GeometryError(f"the geometry lacks a field: {error}") from None
@@ -214,6 +235,11 @@ class Geometry(Sizes):
             self.routing == "none",
             "there is no circuit for routing yet: score this policy with python -m model.evaluate, or build a geometry "
             "with routing none",
+        )
+        _require(
+            self.plasticity is None,
+            "there is no circuit for plasticity yet: run this policy on the golden network, or build a geometry with "
+            "plasticity None",
         )
         share = self.d_model // self.heads
         _require(

@@ -12,6 +12,17 @@ MATCHING = ("sssa", "tssa", "lrf-ssa")
 
 
 @dataclass(frozen=True)
+class Plasticity:
+    """Sizes of the head's three-factor rule (docs/numbers.md, *Plasticity*); `Geometry` says which are in range."""
+
+    trace_bits: int = 16  # eligibility of a weight, signed
+    trace_shift: int = 4  # lambda = 1 - 2**-trace_shift
+    rate_shift: int = 12  # eta = 2**-rate_shift
+    factor_bits: int = 8  # third factor, signed
+    most_change: int = 8  # by which one update changes a weight at most
+
+
+@dataclass(frozen=True)
 class Sizes:
     """Fields and what follows from them; `model.deployed.geometry.Geometry` says which go together."""
 
@@ -38,6 +49,7 @@ class Sizes:
     period: int = 16  # environment steps after which a phase code over tokens begins again
     routing: str = "none"  # one of ROUTINGS: how a token chooses a gain per head
     adaptive: bool = False  # whether a step gate chooses per token and layer how many of the steps are live
+    plasticity: Plasticity | None = None  # how the head's weights learn from a third factor, None where they do not
 
     # Sizes
 
