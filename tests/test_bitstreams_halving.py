@@ -8,28 +8,23 @@ LOGIC, RAM, DSP = "SLICE_LUTX", "RAMB36E1_RAMB36E1", "DSP48E1_DSP48E1"
 
 
 def cut(weights, nets, sides, most):
-    """Grow side 0 from its fixed cells, always by the free cell with the most nets into it, while there is room."""
+    """Fill side 0 up to its share, always with the free cell that most of its nets pull there."""
     sides = list(sides)
-    room = most[0] - sum(w for w, side in zip(weights, sides, strict=True) if side == 0)
-    other = sum(w for w, side in zip(weights, sides, strict=True) if side != 0)
-    while other > 0:
-        pull = [0] * len(weights)
-        for net in nets:
-            for cell in net:
-                pull[cell] += any(sides[end] == 0 for end in net) - any(sides[end] == 1 for end in net)
-        free = [c for c, side in enumerate(sides) if side < 0 and weights[c] <= room]
-        if not free or (other <= most[1] and room < most[0] // 4):
-            break
-        best = max(free, key=lambda c: pull[c])
-        if pull[best] < 0 and other <= most[1]:
-            break
+    share = sum(weights) * most[0] / sum(most)
+    filled = sum(weight for weight, side in zip(weights, sides, strict=True) if side == 0)
+    nets_of = [[net for net in nets if cell in net] for cell in range(len(weights))]
+    while free := [cell for cell, side in enumerate(sides) if side < 0 and filled + weights[cell] <= share]:
+
+        def pull(cell):
+            return sum(any(sides[end] == s for end in net) * (1 - 2 * s) for net in nets_of[cell] for s in (0, 1))
+
+        best = max(free, key=pull)
         sides[best] = 0
-        room -= weights[best]
-        other -= weights[best]
+        filled += weights[best]
     return [1 if side < 0 else side for side in sides]
 
 
-def device(columns=12, rows=8):
+def device(columns=24, rows=8):
     """Return lines of a device: logic, and in column 5 block RAM and multipliers."""
     return [
         line
@@ -49,7 +44,7 @@ def netlist(tmp_path, lines):
 
 def two_clusters():
     """Return lines of two clusters of 40 cells, each tied to a fixed cell at an end of the device."""
-    cells = ["cell 0 0 4 PS7 1", "cell 1 11 4 PS7 1", *(f"cell {n} ? ? {LOGIC} 4" for n in range(2, 82))]
+    cells = ["cell 0 0 4 PS7 1", "cell 1 23 4 PS7 1", *(f"cell {n} ? ? {LOGIC} 4" for n in range(2, 82))]
     ties = [f"net {n % 2} {n}" for n in range(2, 82)] + [f"net {n} {n + 2}" for n in range(2, 80)]
     return cells + ties
 
@@ -59,14 +54,14 @@ def test_cells_are_wanted_where_their_nets_pull_them(tmp_path) -> None:
     assert sorted(wanted) == list(range(2, 82))  # those that are fixed have no wanted place
     left = [wanted[n][0] for n in range(2, 82, 2)]
     right = [wanted[n][0] for n in range(3, 82, 2)]
-    assert sum(left) / 40 < 4 < 7 < sum(right) / 40
+    assert sum(left) / 40 < 10 < 13 < sum(right) / 40
 
 
 def test_logic_is_spread_as_the_free_places_are(tmp_path) -> None:
     wanted = place(netlist(tmp_path, two_clusters()), cut)
-    below = sum(1 for x, _ in wanted.values() if x < 6)
+    below = sum(1 for x, _ in wanted.values() if x < 12)
     assert 30 <= below <= 50
-    assert len({y for _, y in wanted.values()}) > 2
+    assert len(set(wanted.values())) >= 4
 
 
 @pytest.mark.parametrize("kind", [RAM, DSP])
