@@ -33,9 +33,7 @@ OTHERS = {
     dataclasses.replace(TINY, heads=4, phase="query", adaptive=True): "TINY, phase and step gates",
 }
 MILLION = {
-    **dict.fromkeys(
-        ("HOPPER_Z2", "HOPPER_Z2_HALF", "HOPPER_Z2_LEAN", "HOPPER_Z2_SSSA", "HOPPER_Z2_TSSA", "HOPPER_Z2_LRF"), 20000
-    ),
+    **dict.fromkeys(("HOPPER_Z2", "HOPPER_Z2_LEAN", "HOPPER_Z2_SSSA", "HOPPER_Z2_TSSA", "HOPPER_Z2_LRF"), 20000),
     **dict.fromkeys(("Z2_256", "ZCU104_256"), 10_000),
     **{"CLASSIC": 100_000, "WIDE": 100_000, "ODD": 300_000, "TINY": 380_000},
 }

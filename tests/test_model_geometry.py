@@ -25,7 +25,6 @@ def test_geometries_without_dendrites_are_identified_as_before_there_were_any() 
         **{"TINY": "9606cadc", "ODD": "900f8202", "HOPPER_Z2": "24025d3d", "CLASSIC": "296b2596"},
         **{
             "HOPPER_Z2_LEAN": "bdb4769c",
-            "HOPPER_Z2_HALF": "c0c2870e",
             "HOPPER_Z2_SSSA": "4be4a782",
             "HOPPER_Z2_TSSA": "1cf392af",
             "HOPPER_Z2_LRF": "3dc6a1cc",

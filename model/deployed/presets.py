@@ -37,9 +37,6 @@ HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3, 
 HOPPER_Z2_LEAN = dataclasses.replace(HOPPER_Z2, rows_per_cycle=1, group=8)
 """The circuit of HOPPER_Z2's policies in half the place: one weight row a cycle, eight channels at a time."""
 
-HOPPER_Z2_HALF = dataclasses.replace(HOPPER_Z2, rows_per_cycle=2, group=8)
-"""Between the two: two weight rows a cycle, eight channels at a time."""
-
 HOPPER_Z2_SSSA = HOPPER_Z2.with_attention("sssa")
 """HOPPER_Z2 with attention by matches, in each SNN step alone."""
 
@@ -67,7 +64,6 @@ PRESETS = {
     "ODD": ODD,
     "HOPPER_Z2": HOPPER_Z2,
     "HOPPER_Z2_LEAN": HOPPER_Z2_LEAN,
-    "HOPPER_Z2_HALF": HOPPER_Z2_HALF,
     "HOPPER_Z2_SSSA": HOPPER_Z2_SSSA,
     "HOPPER_Z2_TSSA": HOPPER_Z2_TSSA,
     "HOPPER_Z2_LRF": HOPPER_Z2_LRF,
