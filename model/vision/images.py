@@ -109,7 +109,7 @@ EDGE = 3
 def pairs(seed: int, counts: tuple[int, int] = PAIR_COUNTS) -> Images:
     """Draw fields of 8 x 80 pixels with one mark near the left side and one near the right; class: are they alike?
 
-    The marks are at least 34 of the 40 patches apart. Each kind is as frequent on either side in either class, so one
+    The marks are at least 35 of the 40 patches apart. Each kind is as frequent on either side in either class, so one
     mark alone, or how many there are of a kind in a linear count, says nothing.
     """
     rng, parts = np.random.default_rng(seed), []
