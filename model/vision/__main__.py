@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--d-model", type=int, default=64, help="channels (default 64)")
     add("--layers", type=int, default=2, help="blocks (default 2)")
     add("--steps", type=int, default=4, help="SNN steps (default 4)")
-    add("--epochs", type=int, default=30, help="passes over the training images (default 30)")
+    add("--epochs", type=int, default=12, help="passes over the training images (default 12)")
     add("--batch", type=int, default=64, help="images per update (default 64)")
     add("--only", nargs="+", metavar="RUN", help="train these of the runs alone (--list names them)")
     add("--list", action="store_true", help="name the runs and stop")
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="also write all results to FILE")
     add("--markdown", type=Path, metavar="FILE", help="also write the table to FILE")
     add("--png", type=Path, metavar="FILE", help="also draw the figure")
+    add("--report", action="store_true", help="train nothing: only say what is done")
     add("--redraw", type=Path, metavar="JSON", help="take the results of this file instead of training")
     add("--device", choices=DEVICES, default="auto", help="default auto: a GPU where there is one")
     add("--threads", type=int, default=1, help="CPU threads (default 1)")
@@ -70,8 +71,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _runs(options: argparse.Namespace) -> list[Run]:
     size = (options.d_model, options.layers, options.steps, options.epochs, options.batch)
-    cases = itertools.product(options.data, options.styles, options.attentions, range(options.seeds))
-    return [Run(*case, *size) for case in cases]
+    # seed by seed: a sweep that is cut short has whole seeds
+    cases = itertools.product(range(options.seeds), options.data, options.styles, options.attentions)
+    return [Run(data, style, attention, seed, *size) for seed, data, style, attention in cases]
 
 
 def _chosen(runs: list[Run], only: list[str] | None) -> list[Run]:
@@ -124,9 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.redraw:
             rows = _redrawn(options.redraw)
         else:
-            _train(options, runs)
+            if not options.report:
+                _train(options, runs)
             done = [finished(run, options.out) for run in runs]
             rows = [row for row in done if row is not None]
+            if not rows:
+                raise VisionError(f"no run in {options.out} is done; leave --report out to train")
         if options.json:
             facts = {"command": command, "commit": commit(), "versions": versions(), "runs": len(runs), "rows": rows}
             write_json(options.json, facts)

@@ -15,7 +15,7 @@ from model.vision.classifier import Shape, VisionError
 SETS = ("digits", "pairs", "cifar-10", "cifar-100")
 DIGITS = Shape(1, 8, 8, 1, 10)
 PAIRS = Shape(1, 8, 80, 2, 2)
-PAIR_COUNTS = (4000, 1000)
+PAIR_COUNTS = (2000, 500)
 CIFAR_FILES = {
     "cifar-10": {
         "data_batch_1": "c99cafc152244af753f735de768cd75f",

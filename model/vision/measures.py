@@ -15,7 +15,7 @@ from model.vision.classifier import Classifier
 from model.vision.peak import peak_bytes
 from model.vision.taps import Grid
 
-SAMPLES = 64
+SAMPLES = 32
 """Test images whose attention is described."""
 FLOAT_BITS = 32
 
