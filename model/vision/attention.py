@@ -115,19 +115,20 @@ class GridDynamics(Dynamics):
 class TokenGate(Attention):
     """Q-K token attention of QKFormer (arXiv 2403.16552): a token's keys pass where its queries make a neuron fire.
 
-    The query spikes of a token are summed over its channels, with `SCALE` each, into the current of one neuron. It has
-    no value, and looks at no other token.
+    The query spikes of a token are summed over its channels, with `gain` each, into the current of one neuron. It has
+    no value, and looks at no other token. The paper has a gain of 1, at which one spike fires and no sum has a gradient
+    (docs/attention.md); ours is 4 / d: more than an eighth of the channels fire.
     """
 
     def __init__(self, size: Geometry, threshold: Tensor) -> None:
         super().__init__()
-        self.geometry = size
+        self.geometry, self.gain = size, 4 / size.d_model
         self.register_buffer("threshold", threshold)
 
     def forward(self, key: Tensor, value: Tensor, query: Tensor | None, rows: Rows) -> Tensor:
         """Gate keys [steps, rows, d]; `value` is not looked at."""
         assert query is not None
-        return lif(query.sum(2, keepdim=True) * SCALE, self.threshold[:1]) * key
+        return lif(query.sum(2, keepdim=True) * self.gain, self.threshold[:1]) * key
 
     def begin(self, batch: int) -> Tensor:
         """Return that nothing is kept."""

@@ -16,7 +16,7 @@ from torch.nn import functional
 from model.deployed.geometry import Geometry
 from model.network.attention import Attention, Rows
 from model.network.layers import THRESHOLD, Residual, Spiking
-from model.network.network import Block, Record
+from model.network.network import Block
 from model.network.neuron import lif
 from model.network.norm import TdBN
 from model.vision.attention import TokenGate, attention
@@ -139,5 +139,3 @@ def blocks(style: str, name: str, size: Geometry, grid: Grid) -> list[SpikeBlock
         result.append(MembraneBlock(size, looks, grid) if style == "sdt-v3" else SpikeBlock(size, looks))
     return result
 
-
-__all__ = ["NORM", "STYLES", "MembraneBlock", "Record", "Separable", "SpikeBlock", "blocks"]
