@@ -150,6 +150,7 @@ def networks(name: str = "lrf-ssa", **changes):
 
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_every_style_takes_every_attention_and_learns(name):
+    torch.manual_seed(0)
     pixels = torch.rand(4, 1, 8, 8)
     for _, network in networks(name):
         scores = network(pixels)
@@ -207,7 +208,8 @@ def test_entropy_and_field_of_maps_made_by_hand():
     two = torch.eye(16)[None] + torch.eye(16).flip(1)[None]  # itself and its opposite: one bit of four
     assert described(two, grid)["entropy"] == pytest.approx(0.25)
     assert described(two, grid)["expected_distance"] == pytest.approx(2.0)
-    assert described(two, grid)["near"] == pytest.approx(1 - 4 / 32)  # the four corners have 6 to go, with half their weight
+    # the four corners have 6 to go, with half their weight
+    assert described(two, grid)["near"] == pytest.approx(1 - 4 / 32)
     half = torch.ones(2, 16, 16)
     half[0] = 0
     assert described(half, grid) == even | {"empty": 0.5}
@@ -305,7 +307,9 @@ def test_bad_files_are_refused(tmp_path, monkeypatch):
     folder = cifar_folder(tmp_path, monkeypatch, "cifar-10")
     with pytest.raises(VisionError, match="cifar-10 is not fetched for you"):
         images.load("cifar-10", 0, None)
-    with pytest.raises(VisionError, match=r"data_batch_1 cannot be read; give --folder the unpacked cifar-10-batches-py"):
+    with pytest.raises(
+        VisionError, match=r"data_batch_1 cannot be read; give --folder the unpacked cifar-10-batches-py"
+    ):
         images.load("cifar-10", 0, folder / "nowhere")
     ran = []
     monkeypatch.setattr(pickle, "loads", lambda *_, **__: ran.append(1))

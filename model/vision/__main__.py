@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Train small spiking vision transformers with SSA, LRF-SSA and LRF-Dyn; print accuracy, entropy, field and memory.
 
-Every run lies in a folder of its own below --out. A run that was interrupted goes on where it stopped when the command is
-given again, and several processes with the same command share the list. The table is of the runs that are done.
+Every run lies in a folder of its own below --out. A run that was interrupted goes on where it stopped when the command
+is given again, and several processes with the same command share the list. The table is of the runs that are done.
 
   python -m model.vision --json vision.json --markdown vision.md --png vision.png
   python -m model.vision --data digits --seeds 1 --epochs 5               (minutes on a laptop)
@@ -90,18 +90,18 @@ def _train(options: argparse.Namespace, runs: list[Run]) -> None:
     missing = [run for run in _chosen(runs, options.only) if finished(run, options.out) is None]
     for wait in (False, True):
         missing = [
-            run
-            for run in missing
-            if not train(run, images(run.data, run.seed), options.out, on, wait, progress)
+            run for run in missing if not train(run, images(run.data, run.seed), options.out, on, wait, progress)
         ]
 
 
 def _redrawn(path: Path) -> list[Row]:
     try:
         rows = json.loads(path.read_text())["rows"]
-        assert rows and all("accuracy" in row for row in rows)
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        raise VisionError(f"{path} is no result of this command; give the file that --json wrote") from None
+        wrong = not rows or any("accuracy" not in row for row in rows)
+    except (OSError, ValueError, KeyError, TypeError):
+        wrong = True
+    if wrong:
+        raise VisionError(f"{path} is no result of this command; give the file that --json wrote")
     return list(rows)
 
 

@@ -103,12 +103,10 @@ class GridDynamics(Dynamics):
         answers = kernel(self.dendrites.coefficients(), tokens).abs()  # [tokens, d]
         past = (answers[distance.clamp(min=0)] * (distance >= 0)[..., None].to(answers)).to(key)
         scanned = torch.einsum("tbnc,tbjc,njc->bnj", query, key, past) / (key.shape[0] * key.shape[3])
-        row, column = self.local.grid.places()
         gate = query.mean(0)  # [batch, tokens, d]
         for down, right, weight in self.local.taps():
-            there = (row + down >= 0) & (column + right >= 0) & (column + right < self.local.grid.width)
-            n = torch.arange(tokens)[there]
-            scanned[:, n, n + down * self.local.grid.width + right] += (gate[:, n] * weight.abs()).mean(2)
+            n, j = self.local.grid.pairs(down, right)
+            scanned[:, n, j] += (gate[:, n] * weight.abs()).mean(2)
         return scanned
 
 

@@ -42,7 +42,8 @@ class SpikeBlock(nn.Module):
         spikes = dict(zip(self.names, self.kvq(x).chunk(len(self.names), dim=-1), strict=True))
         key = spikes["key"]
         current = self.attention(key, spikes.get("value", key), spikes["query"], rows)
-        fired = lif(current, self.attention.threshold)
+        # what a gate lets through is spikes; a neuron behind would repeat them, and pass no gradient to zeros and ones
+        fired = current if isinstance(self.attention, TokenGate) else lif(current, self.attention.threshold)
         x = x + self.proj(fired)
         hidden = self.fc1(x)
         note(membrane=x, **spikes, window=fired, fc1=hidden)
@@ -138,4 +139,3 @@ def blocks(style: str, name: str, size: Geometry, grid: Grid) -> list[SpikeBlock
             looks = attention(name, size, grid)
         result.append(MembraneBlock(size, looks, grid) if style == "sdt-v3" else SpikeBlock(size, looks))
     return result
-

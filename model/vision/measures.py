@@ -38,19 +38,16 @@ def state_bits(looks: GridMatch | GridDynamics) -> int:
     """Return the bits a layer's attention keeps while tokens pass one by one, spikes one bit, numbers 32.
 
     Matches, as LRF counts them: per step and head the sums of k^T v, [d / heads, d / heads], which all queries share;
-    taps that look ahead: all values of the image besides. LRF-Dyn: k dendrites a channel, and the values its taps reach.
+    taps that look ahead: all values of the image besides. LRF-Dyn: k dendrites a channel, and the values that its taps
+    reach.
     """
     g = looks.geometry
     word = g.steps * g.d_model
     if isinstance(looks, GridDynamics):
         return word * (g.dendrites * FLOAT_BITS + looks.local.reach)
-    sums = word * (g.d_model // g.heads) * math.ceil(math.log2(looks_at(looks) + 1)) if looks.scale else 0
-    return sums + (0 if looks.local is None else word * looks_at(looks))
-
-
-def looks_at(looks: GridMatch) -> int:
-    """Return how many tokens an image has."""
-    return looks.geometry.window
+    tokens = g.window
+    sums = word * (g.d_model // g.heads) * math.ceil(math.log2(tokens + 1)) if looks.scale else 0
+    return sums + (0 if looks.local is None else word * tokens)
 
 
 @torch.no_grad()

@@ -21,7 +21,8 @@ class Patches(nn.Module):
         super().__init__()
         self.grid, self.steps, self.membranes = grid, steps, membranes
         self.first = nn.Conv2d(channels, d_model // 2, 3, padding=1, bias=False)
-        self.second = nn.Conv2d(d_model // 2, d_model, max(3, patch), stride=patch, padding=1 if patch < 3 else 0, bias=False)
+        side, border = (3, 1) if patch < 3 else (patch, 0)
+        self.second = nn.Conv2d(d_model // 2, d_model, side, stride=patch, padding=border, bias=False)
         self.norms = nn.ModuleList([TdBN(d_model // 2), TdBN(d_model)])
         self.place = nn.Parameter(torch.zeros(grid.tokens, d_model))
         nn.init.normal_(self.place, std=0.1)

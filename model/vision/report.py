@@ -58,7 +58,8 @@ def draw(rows: list[Row], path: Path) -> None:
                 heading, factor, _ = COLUMNS[name]
                 for place, style in enumerate(styles):
                     for number, attention in enumerate(attentions):
-                        mine = [r[name] for r in rows if (r["data"], r["style"], r["attention"]) == (data, style, attention)]
+                        case = (data, style, attention)
+                        mine = [row[name] for row in rows if tuple(row[key] for key in KEYS) == case]
                         known = [factor * value for value in mine if value is not None]
                         x = place + 0.17 * (number - (len(attentions) - 1) / 2)
                         look = {"color": plots.COLOURS[number], "label": attention if place == 0 else None}

@@ -37,6 +37,12 @@ class Grid:
         row, column = self.places()
         return (row[:, None] - row).abs() + (column[:, None] - column).abs()
 
+    def pairs(self, down: int, right: int) -> tuple[Tensor, Tensor]:
+        """Return the tokens that have one so many rows below and columns to the right of them, and that one."""
+        row, column = (place + step for place, step in zip(self.places(), (down, right), strict=True))
+        n = torch.arange(self.tokens)[(row >= 0) & (row < self.height) & (column >= 0) & (column < self.width)]
+        return n, n + down * self.width + right
+
     def places(self) -> tuple[Tensor, Tensor]:
         """Return row and column of every token, [tokens] each."""
         number = torch.arange(self.tokens)
@@ -98,16 +104,14 @@ class GridTaps(nn.Module):
         row, column = divmod(number, self.grid.width)
         total = torch.zeros_like(values[:, :, -1])
         for down, right, weight in self.taps():
-            if 0 <= row + down and 0 <= column + right < self.grid.width:
+            if row + down >= 0 and 0 <= column + right < self.grid.width:
                 total.addcmul_(values[:, :, -1 + down * self.grid.width + right], weight)
         return total
 
     def matrix(self) -> Tensor:
         """Return the mean size over the channels of the weight of token j on token n, [tokens n, tokens j]."""
         grid, result = self.grid, torch.zeros(self.grid.tokens, self.grid.tokens)
-        row, column = grid.places()
         for down, right, weight in self.taps():
-            there = (0 <= row + down) & (row + down < grid.height) & (0 <= column + right) & (column + right < grid.width)
-            n = torch.arange(grid.tokens)[there]
-            result[n, n + down * grid.width + right] += weight.detach().abs().mean().cpu()
+            n, j = grid.pairs(down, right)
+            result[n, j] += weight.detach().abs().mean().cpu()
         return result
