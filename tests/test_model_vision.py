@@ -70,10 +70,8 @@ def test_attentions_are_those_of_the_token_streams():
     assert issubclass(GridDynamics, Dynamics)
 
 
-@pytest.mark.parametrize("name", ATTENTIONS)
+@pytest.mark.parametrize("name", ["ssa", "lrf-ssa", "taps"])
 def test_matches_are_the_explicit_sum(name):
-    if name == "lrf-dyn":
-        pytest.skip("it scans")
     looks, (k, v, q) = looking(name), (spikes(n) for n in range(3))
     expected = torch.zeros_like(v)
     for n, j in itertools.product(range(GRID.tokens), repeat=2):
