@@ -323,3 +323,33 @@ def test_bad_files_are_refused(tmp_path, monkeypatch):
         images.load("digits", 0, None, folder / "digits.npz")
     with pytest.raises(VisionError, match="data must be one of digits, pairs"):
         images.load("mnist", 0, None)
+
+
+@pytest.mark.parametrize("style", styles.STYLES)
+def test_taps_alone_never_bring_two_marks_together(style):
+    """No token of the last block depends on both ends of a field of pairs; with matches some do."""
+    touched = {}
+    for name in ("taps", "ssa"):
+        torch.manual_seed(0)
+        network = Classifier(style, name, images.PAIRS, 16, 2, 2).eval()
+        for module in network.modules():
+            if isinstance(module, torch.nn.Linear):
+                torch.nn.init.normal_(module.weight)  # large currents, so that little is lost in silent neurons
+        pixels = torch.rand(8, 1, 8, 80)
+        changed = [pixels.clone(), pixels.clone()]
+        changed[0][..., : 2 * images.EDGE] = 1 - pixels[..., : 2 * images.EDGE]
+        changed[1][..., -2 * images.EDGE :] = 1 - pixels[..., -2 * images.EDGE :]
+        seen = []
+        with torch.no_grad():
+            for given in (pixels, *changed):
+                x, rows = network.patches(given), Rows(None, 8, network.grid.tokens)
+                for block in network.blocks:
+                    x = block(x, rows, lambda *_, **__: None)
+                seen.append(rows.spread(x))
+        touched[name] = [(part != seen[0]).any(0).any(0).any(1) for part in seen[1:]]
+    left, right = touched["taps"]
+    assert left.any()
+    assert right.any()
+    assert not (left & right).any()
+    left, right = touched["ssa"]
+    assert (left & right).any()
