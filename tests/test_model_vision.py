@@ -333,7 +333,7 @@ def test_taps_alone_never_bring_two_marks_together(style):
         torch.manual_seed(0)
         network = Classifier(style, name, images.PAIRS, 16, 2, 2).eval()
         for module in network.modules():
-            if isinstance(module, torch.nn.Linear):
+            if isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
                 torch.nn.init.normal_(module.weight)  # large currents, so that little is lost in silent neurons
         pixels = torch.rand(8, 1, 8, 80)
         changed = [pixels.clone(), pixels.clone()]
