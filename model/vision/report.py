@@ -68,7 +68,8 @@ def draw(rows: list[Row], path: Path) -> None:
                 axes.set_xlim(-0.5, len(styles) - 0.5)
                 axes.set(title=data, ylabel=heading)
                 if name != "accuracy":
-                    axes.set_ylim(0, None)
+                    shown = [factor * row[name] for row in rows if row["data"] == data and row[name] is not None]
+                    axes.set_ylim(0, 1.1 * max(shown, default=1.0))
         handles, labels = grid[0, 0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=len(attentions))
         save(path, lambda partial: figure.savefig(partial, format="png", metadata={"Software": None}))
