@@ -32,7 +32,7 @@ build/pynq-%/installed: pyproject.toml .ci/requirements.py | $(VENV)/created
 
 # A stamp per purpose. Only the dependencies are installed; the folders run in place.
 $(VENV)/installed-episode: EXTRAS := host hw
-$(VENV)/installed-test: EXTRAS := host hw meter train tensorboard nir notebook sim dev
+$(VENV)/installed-test: EXTRAS := host hw meter train tensorboard nir vision notebook sim dev
 
 $(VENV)/installed-%: pyproject.toml .ci/requirements.py | $(VENV)/created
 	$(BIN)/python .ci/requirements.py $(EXTRAS) > $(VENV)/requirements.txt

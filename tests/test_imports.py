@@ -50,6 +50,10 @@ ALLOWED = {
     "model.studies": TRAINED | {"model.scores", "model.cost", "model.studies", "matplotlib"},
     # its cycles are counted by the circuit
     "model.studies.adaptive": TRAINED | {"model.scores", "model.studies", "host.accelerator", "host.verilated"},
+    "model.vision": TRAINED | {"model.studies.field", "model.vision"},
+    "model.vision.images": {"numpy", "sklearn", "model.files", "model.vision"},
+    "model.vision.report": {"matplotlib", "model.files", "model.studies.plots", "model.studies.runs"},
+    "model.vision.__main__": TRAINED | {"model.command", "model.scores", "model.vision"},
     # the commands
     "model": BASE | ENVIRONMENTS | {"torch", "matplotlib", "model"},
     "hw.registers": {"model.deployed.geometry"},

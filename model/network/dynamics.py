@@ -115,8 +115,12 @@ class Dynamics(Attention):
 
     def forward(self, key: Tensor, value: Tensor, query: Tensor | None, rows: Rows) -> Tensor:
         """Run every window from rest."""
-        local = local_sum(rows.spread(value), self.local(), self.geometry.local_distances)
+        local = self.local_current(rows.spread(value))
         return self._gated(rows.pack(self.dendrites(rows.spread(key * value)) + local), query)
+
+    def local_current(self, value: Tensor) -> Tensor:
+        """Return what the local taps add up over whole windows: spikes [steps, batch, length, d] -> like them."""
+        return local_sum(value, self.local(), self.geometry.local_distances)
 
     def begin(self, batch: int) -> Tensor:
         """Return dendrites at rest and no past values."""

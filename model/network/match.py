@@ -33,8 +33,12 @@ class Match(Attention):
         k, v, q = (rows.spread(x) for x in (key, value, query))
         current = self._sum(self.counts(q, k) * self.looked(k, q, rows), v)
         if self.local is not None:
-            current = current + local_sum(v, self.local(), self.geometry.local_distances)
+            current = current + self.local_current(v)
         return rows.pack(current)
+
+    def local_current(self, value: Tensor) -> Tensor:
+        """Return what the local taps add up over whole windows: spikes [steps, batch, length, d] -> like them."""
+        return local_sum(value, self.local(), self.geometry.local_distances)  # type: ignore[misc]
 
     def looked(self, key: Tensor, query: Tensor, rows: Rows) -> Tensor:
         """Return which tokens each token looks at, 1 or 0, [length, length] or [batch, 1, length, length]: the window.

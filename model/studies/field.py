@@ -48,8 +48,10 @@ def local_weights(attention: Match, geometry: Geometry, length: int) -> Tensor:
     return result
 
 
-def field(weights: Floats) -> Row:
+def field(weights: Floats, distance: NDArray[np.int64] | None = None) -> Row:
     """Describe weights [windows, length], none negative, by distance: each window's normalised to 1, then the mean.
+
+    distance [length] : of every weight, in tokens; None: 0, 1, 2, ...
 
     expected_distance in tokens; near : share within `NEAR` tokens; entropy over its largest value, the log of the
     length (0..1); r2 : of a straight line through the mean profile, the theorem's model of SSA. Windows without any
@@ -60,7 +62,7 @@ def field(weights: Floats) -> Row:
     if not len(known):
         return {"empty": 1.0, "profile": [0.0] * weights.shape[1]}
     share = known / known.sum(1, keepdims=True)
-    distance = np.arange(weights.shape[1])
+    distance = np.arange(weights.shape[1]) if distance is None else distance
     logs = np.log(share, out=np.zeros_like(share), where=share > 0)
     profile = share.mean(0)
     slope, offset = np.polyfit(distance, profile, 1)
@@ -68,7 +70,7 @@ def field(weights: Floats) -> Row:
     error = ((profile - offset - slope * distance) ** 2).sum()
     return {
         "expected_distance": float((share * distance).sum(1).mean()),
-        "near": float(share[:, : NEAR + 1].sum(1).mean()),
+        "near": float(share[:, distance <= NEAR].sum(1).mean()),
         "entropy": float((-(share * logs).sum(1)).mean() / math.log(weights.shape[1])),
         "r2": float(1 - error / spread) if spread > 1e-18 else None,
         "empty": float((total <= 0).mean()),
