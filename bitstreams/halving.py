@@ -90,6 +90,9 @@ def read(path: Path) -> Netlist:
                 raise ValueError(f"no line begins with {word}")
         except (ValueError, IndexError) as error:
             raise NetlistError(f"{path}:{number}: {error}") from None
+    unknown = sorted({cell for net in netlist.nets for cell in net if not 0 <= cell < len(netlist.needs)})
+    if unknown:
+        raise NetlistError(f"{path}: a net has cell {unknown[0]}, and there are {len(netlist.needs)} cells from 0 on")
     return netlist
 
 
@@ -261,10 +264,10 @@ def main(arguments: list[str]) -> int:
     try:
         netlist = read(Path(arguments[0]))
         places = place(netlist, kahypar(seed=1))
+        Path(arguments[1]).write_text("".join(f"{cell} {x} {y}\n" for cell, (x, y) in places.items()))
     except (NetlistError, OSError) as error:
         say(f"bitstreams.halving: {error}")
         return 2
-    Path(arguments[1]).write_text("".join(f"{cell} {x} {y}\n" for cell, (x, y) in places.items()))
     return 0
 
 

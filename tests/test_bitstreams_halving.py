@@ -94,3 +94,9 @@ def test_a_wrong_line_is_named(tmp_path, capsys, line, says) -> None:
     assert says in said
     assert "bad.txt:1" in said
     assert not (tmp_path / "out.txt").exists()
+
+
+def test_a_net_of_an_unknown_cell_is_refused(tmp_path, capsys):
+    (tmp_path / "net.txt").write_text(f"places 0 0 {LOGIC} 16\ncell 0 ? ? {LOGIC} 1\nnet 0 7\n")
+    assert main([str(tmp_path / "net.txt"), str(tmp_path / "out.txt")]) == 2
+    assert "a net has cell 7, and there are 1 cells from 0 on" in capsys.readouterr().err

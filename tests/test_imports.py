@@ -53,7 +53,7 @@ ALLOWED = {
     "model.vision": TRAINED | {"model.studies.field", "model.vision"},
     "model.vision.images": {"numpy", "sklearn", "model.files", "model.vision"},
     "model.vision.report": {"matplotlib", "model.files", "model.studies.plots", "model.studies.runs"},
-    "model.vision.__main__": TRAINED | {"model.command", "model.scores", "model.vision"},
+    "model.vision.__main__": TRAINED | {"model.command", "model.scores", "model.studies.runs", "model.vision"},
     # the commands
     "model": BASE | ENVIRONMENTS | {"torch", "matplotlib", "model"},
     "hw.registers": {"model.deployed.geometry"},

@@ -2,7 +2,7 @@
 """`python -m model.vision`: runs that go on where they stopped, tables of what is done, refusals in a sentence."""
 
 import json
-import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from model.network.match import Match
 from model.vision import __main__ as vision
 from model.vision import images, training
 from model.vision.attention import geometry
+from model.vision.report import markdown
 from model.vision.taps import Grid
 from model.vision.training import Run, finished, train
 
@@ -33,7 +34,7 @@ def _few(monkeypatch):
 
 
 def test_an_interrupted_run_goes_on_as_it_would_have(tmp_path, monkeypatch):
-    assert train(RUN, some_digits(), tmp_path / "whole", CPU, False, False)
+    train(RUN, some_digits(), tmp_path / "whole", CPU, False)
     tested = training.accuracy
 
     def stopped(*given):
@@ -45,11 +46,11 @@ def test_an_interrupted_run_goes_on_as_it_would_have(tmp_path, monkeypatch):
     stopped.calls = 0
     monkeypatch.setattr(training, "accuracy", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train(RUN, some_digits(), tmp_path / "cut", CPU, False, False)
+        train(RUN, some_digits(), tmp_path / "cut", CPU, False)
     monkeypatch.setattr(training, "accuracy", tested)
     assert finished(RUN, tmp_path / "cut") is None
     torch.manual_seed(99)
-    assert train(RUN, some_digits(), tmp_path / "cut", CPU, False, False)
+    train(RUN, some_digits(), tmp_path / "cut", CPU, False)
     whole, cut = (finished(RUN, tmp_path / name) for name in ("whole", "cut"))
     assert (whole | {"train_s": 0}) == (cut | {"train_s": 0})
     assert len(whole["curve"]) == 2
@@ -61,16 +62,6 @@ def test_another_budget_has_another_folder(tmp_path):
     other = Run(**{**vars(RUN), "epochs": 3})
     assert other.name == RUN.name
     assert other.folder(tmp_path) != RUN.folder(tmp_path)
-
-
-def test_a_run_that_another_process_has_is_left_to_it(tmp_path, monkeypatch):
-    def busy(_, how):
-        if how & training.fcntl.LOCK_NB:
-            raise BlockingIOError
-
-    monkeypatch.setattr(training, "fcntl", types.SimpleNamespace(**vars(training.fcntl) | {"flock": busy}))
-    assert not train(RUN, some_digits(), tmp_path, CPU, False, False)
-    assert finished(RUN, tmp_path) is None
 
 
 @pytest.mark.usefixtures("_few")
@@ -153,3 +144,9 @@ def test_token_streams_still_have_their_taps_on_a_line():
     rows = Rows(None, 1, 12)
     current = looks(*(rows.pack(value) for _ in range(3)), rows)
     torch.testing.assert_close(rows.spread(current), expected)
+
+
+def test_shipped_table_is_of_the_shipped_result():
+    results = Path(vision.__file__).resolve().parents[2] / "docs" / "results"
+    rows = json.loads((results / "vision.json").read_text())["rows"]
+    assert (results / "vision.md").read_text() == markdown(rows)

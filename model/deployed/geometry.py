@@ -207,7 +207,7 @@ class Geometry(Sizes):
                 choices["plasticity"] = Plasticity(**choices["plasticity"])
             return cls(**choices)
         except TypeError as error:
-            raise GeometryError(f"the geometry lacks a field: {error}") from None
+            raise GeometryError(f"the geometry lacks a field or has one too many: {error}") from None
 
     @property
     def digest(self) -> str:

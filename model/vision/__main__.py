@@ -18,7 +18,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -26,6 +26,7 @@ import torch
 from model.command import check_least, ended
 from model.files import ready, write, write_json
 from model.scores.cells import commit, versions
+from model.studies.runs import share
 from model.training.config import ConfigError
 from model.training.trainer import DEVICES, device
 from model.vision.attention import ATTENTIONS
@@ -33,7 +34,7 @@ from model.vision.blocks import STYLES
 from model.vision.classifier import VisionError
 from model.vision.images import SETS, export_digits, load
 from model.vision.report import Row, draw, markdown
-from model.vision.training import Run, finished, train
+from model.vision.training import Run, finished, result_file, train
 
 SMALL = ("digits", "pairs")
 """Sets that need no files."""
@@ -84,14 +85,15 @@ def _chosen(runs: list[Run], only: list[str] | None) -> list[Run]:
 
 
 def _train(options: argparse.Namespace, runs: list[Run]) -> None:
-    """Train the chosen runs that are not done; first those that no other process has, then wait for the others."""
+    """Train the chosen runs that are not done."""
     images = cache(lambda data, seed: load(data, seed, options.folder, options.digits))
     on, progress = device(options.device), os.environ.get("TERM") != "dumb"
-    missing = [run for run in _chosen(runs, options.only) if finished(run, options.out) is None]
-    for wait in (False, True):
-        missing = [
-            run for run in missing if not train(run, images(run.data, run.seed), options.out, on, wait, progress)
-        ]
+    out: Path = options.out
+
+    def job(run: Run) -> None:
+        train(run, images(run.data, run.seed), out, on, progress)
+
+    share("training", {result_file(run, out): partial(job, run) for run in _chosen(runs, options.only)})
 
 
 def _redrawn(path: Path) -> list[Row]:

@@ -115,7 +115,7 @@ class TokenGate(Attention):
 
     The query spikes of a token are summed over its channels, with `gain` each, into the current of one neuron. It has
     no value, and looks at no other token. The paper has a gain of 1, at which one spike fires and no sum has a gradient
-    (docs/attention.md); ours is 4 / d: more than an eighth of the channels fire.
+    (docs/vision.md); ours is 4 / d: more than an eighth of the channels fire.
     """
 
     def __init__(self, size: Geometry, threshold: Tensor) -> None:

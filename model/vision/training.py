@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Train one classifier and measure it; everything lies in a folder of its own, and an interrupted run goes on."""
 
-import fcntl
 import hashlib
 import json
 import time
@@ -53,28 +52,26 @@ class Run:
         return out / f"{self.name}-{digest[:8]}"
 
 
+def result_file(run: Run, out: Path) -> Path:
+    """Return the file that a run ends with."""
+    return run.folder(out) / "result.json"
+
+
 def finished(run: Run, out: Path) -> dict[str, Any] | None:
     """Return a run's result, or None."""
     try:
-        return dict(json.loads((run.folder(out) / "result.json").read_text()))
+        return dict(json.loads(result_file(run, out).read_text()))
     except (OSError, ValueError):
         return None
 
 
-def train(run: Run, images: Images, out: Path, device: torch.device, wait: bool, progress: bool) -> bool:
-    """Train and measure a run, from its last epoch on. Returns False where another process has it and not `wait`."""
+def train(run: Run, images: Images, out: Path, device: torch.device, progress: bool) -> None:
+    """Train and measure a run, from its last epoch on."""
     folder = run.folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            return False
-        if finished(run, out) is None:
-            write_json(folder / "config.json", asdict(run))
-            write_json(folder / "result.json", _train(run, images, folder, device, progress))
-            (folder / "checkpoint.pt").unlink(missing_ok=True)
-    return True
+    write_json(folder / "config.json", asdict(run))
+    write_json(result_file(run, out), _train(run, images, folder, device, progress))
+    (folder / "checkpoint.pt").unlink(missing_ok=True)
 
 
 def _train(run: Run, images: Images, folder: Path, device: torch.device, progress: bool) -> dict[str, Any]:
