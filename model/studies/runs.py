@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -129,7 +130,7 @@ def share(noun: str, jobs: Mapping[Path, Callable[[], object]]) -> None:
                     continue
                 if not path.exists():
                     if not QUIET:
-                        tqdm.write(f"{noun} {number} of {len(missing)}")
+                        tqdm.write(f"{noun} {number} of {len(missing)}", file=sys.stderr)  # the table goes to stdout
                     jobs[path]()
 
 
