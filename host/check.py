@@ -10,6 +10,7 @@ from threadpoolctl import ThreadpoolController
 from host.accelerator import Decision
 from model.deployed.artifact import Policy
 from model.deployed.golden import GoldenNetwork
+from model.deployed.golden_plasticity import PlasticNetwork
 
 BEHIND = 64
 """Decisions compared at a time: together they cost a fifth of one by one."""
@@ -22,11 +23,11 @@ class Difference(RuntimeError):
 class GoldenCheck:
     """A golden network fed the same tokens as the circuit, `BEHIND` decisions at a time.
 
-    `compared` counts the action components found equal so far.
+    `compared` counts the action components found equal so far. learning : whether the circuit's head learns.
     """
 
-    def __init__(self, policy: Policy) -> None:
-        self._network = GoldenNetwork(policy)
+    def __init__(self, policy: Policy, learning: bool = False) -> None:
+        self._network = PlasticNetwork(policy) if learning else GoldenNetwork(policy)
         # on a busy machine threads that wait for each other take longer than one
         self._threads = ThreadpoolController()
         self.begin()
@@ -61,6 +62,24 @@ class GoldenCheck:
                 )
             self.decisions += 1
             self.compared += len(action)
+
+    def learn(self, factor: int, weights: NDArray[np.int64], traces: NDArray[np.int64]) -> None:
+        """Follow a change of the head, whose weights and traces [actions, d_model] are the circuit's after it.
+
+        Raises `Difference` if they, or a decision before, are wrong.
+        """
+        self.finish()
+        network = self._network
+        assert isinstance(network, PlasticNetwork)
+        network.learn(factor)
+        for name, found, golden in (("traces", traces, network.eligibility), ("weights", weights, network.weight)):
+            if wrong := np.argwhere(found != golden).tolist():
+                action, channel = wrong[0]
+                raise Difference(
+                    f"{name} of the head differ from the golden network's after decision {self.decisions - 1} and the "
+                    f"third factor {factor}, first in action {action}, channel {channel}: "
+                    f"{found[action, channel]}, golden {golden[action, channel]}"
+                )
 
     @staticmethod
     def _origin(signatures: list[Any], expected: list[Any]) -> str:

@@ -3,6 +3,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,9 +14,12 @@ from host.agent import Agent
 from host.check import GoldenCheck
 from host.devices import Device, open_device
 from host.environment import make_environment
+from host.learning import Learning
+from host.plastic_head import PlasticHead
 from host.policy_image import pack
 from host.scrub import Scrubber
 from model.deployed.artifact import Policy
+from model.deployed.sizes import Plasticity
 
 
 class Cockpit(NamedTuple):
@@ -26,6 +30,7 @@ class Cockpit(NamedTuple):
     agent: Agent
     check: GoldenCheck | None
     scrubber: Scrubber | None
+    learning: Learning | None
 
     @property
     def length(self) -> int | None:
@@ -45,20 +50,29 @@ def cockpit(
     """Open the environment `name` and the device that the options choose, load the policy, and close them at the end.
 
     target : return to ask for. note : told what takes so long, and which board decides. Raises `UnsuitableEnvironment`,
-    and whatever opening a device and loading a policy raise.
+    and whatever opening a device and loading a policy raise, `GeometryError` where a head is to learn that cannot.
     """
     environment = make_environment(name, policy, render=render)
     with contextlib.ExitStack() as at_end:
         at_end.callback(environment.close)
-        device = open_device(options, policy.geometry, note)
+        wanted = policy.geometry
+        if options.learn is not None and wanted.plasticity is None:
+            wanted = dataclasses.replace(wanted, plasticity=Plasticity())
+        device = open_device(options, wanted, note)
         at_end.callback(device.driver.close)
         if device.name == "board":
             note(f"deciding on {device.reason}")
         device.driver.load(policy)
         there = policy.on(device.driver.geometry)
         agent = Agent(device.driver, policy, environment.action_space, target)
-        scrubber = None
+        check = GoldenCheck(there, options.learn is not None) if options.check else None
+        scrubber, learning = None, None
         if options.scrub:
             assert isinstance(device.driver, Accelerator)  # the command line refuses a board server
             scrubber = Scrubber(device.driver, pack(there), options.scrub)
-        yield Cockpit(environment, device, agent, GoldenCheck(there) if options.check else None, scrubber)
+        if options.learn is not None:
+            assert isinstance(device.driver, Accelerator)  # here too
+            learning = Learning(PlasticHead(device.driver), options.learn, check)
+        elif there.geometry.plasticity and isinstance(device.driver, Accelerator):
+            PlasticHead(device.driver).frozen = True
+        yield Cockpit(environment, device, agent, check, scrubber, learning)

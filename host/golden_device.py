@@ -11,7 +11,7 @@ import numpy as np
 
 from host.bus import Bus, BusError, Words
 from host.dendrite_rows import pack_state
-from host.policy_image import pack_rows, unpack
+from host.policy_image import pack_head, pack_rows, unpack
 from hw.memory_map import Section, memory_map
 from hw.registers import (
     INTERFACE_VERSION,
@@ -27,6 +27,7 @@ from model.deployed.artifact import ArtifactError, Policy
 from model.deployed.geometry import Geometry
 from model.deployed.golden import GoldenNetwork, Trace
 from model.deployed.golden_attention import Attention, Dynamics
+from model.deployed.golden_plasticity import PlasticNetwork
 
 IDENTITY = ("MAGIC", "VERSION", "GEOMETRY_ID")
 
@@ -158,6 +159,8 @@ class GoldenBus(Bus):
             self._stored[register.name][index] = word & ((1 << register.width) - 1)
             if register.name == "START" and word != before:
                 self._start(word)
+            elif register.name == "LEARN" and word != before:
+                self._learn(word)
             elif register.name in ("INPUT_COUNT", "ACTION_COUNT", "ENTRY_THRESHOLD"):
                 self._network = None
 
@@ -168,6 +171,8 @@ class GoldenBus(Bus):
         self._tokens = self._stored["TOKENS"][0] = 0
         if "state" in self._memory:  # what is kept counts as zero from here on, and shows so
             self._memory["state"][:] = 0
+        if "traces" in self._memory:
+            self._memory["traces"][:] = 0
         if self._network:
             self._network.reset()
 
@@ -186,13 +191,29 @@ class GoldenBus(Bus):
 
     def _start(self, number: int) -> None:
         if self._network is None:
-            self._network = GoldenNetwork(self._loaded_policy())
+            self._network = self._loaded_network()
             self._new_episode()
         self._token = np.array(self._stored["INPUT"], "<u4")
         self._started, self._repeats_left = number, self._stored["REPEAT"][0]
         if self._repeats_left:
             self._flag("BUSY")
         self._decide()
+
+    def _learn(self, number: int) -> None:
+        if self._network is None:
+            self._network = self._loaded_network()
+            self._new_episode()
+        network, bits = self._network, self.geometry.require_plasticity().factor_bits
+        assert isinstance(network, PlasticNetwork)
+        network.frozen = bool(self._stored["FROZEN"][0])
+        factor = self._stored["FACTOR"][0]
+        network.learn(factor - (factor >> (bits - 1) << bits))
+        self._memory["head"][:] = pack_head(self.geometry, network.weight)
+        self._stored["LEARNED"] = [number]
+
+    def _loaded_network(self) -> GoldenNetwork:
+        policy = self._loaded_policy()
+        return PlasticNetwork(policy) if self.geometry.plasticity else GoldenNetwork(policy)
 
     def _advance(self) -> None:
         if self._repeats_left:
@@ -202,12 +223,18 @@ class GoldenBus(Bus):
     def _decide(self) -> None:
         assert self._network is not None
         g, inputs = self.geometry, self._stored["INPUT_COUNT"][0]
+        if isinstance(self._network, PlasticNetwork):
+            self._network.frozen = bool(self._stored["FROZEN"][0])
         trace = self._network.decide(self._token.view(np.int8)[:inputs].astype(np.int64))
         for layer, attention in enumerate(self._network.attention):
             self._keep(layer, attention)
         self._memory["residual"][:] = pack_rows(
             trace.membranes[-1].T.reshape(g.groups, -1), g.membrane_bits, self._sections["residual"]
         )
+        if isinstance(self._network, PlasticNetwork):
+            rule, section = g.require_plasticity(), self._sections["traces"]
+            rows = pack_rows(self._network.eligibility.reshape(-1, g.group), rule.trace_bits, section)
+            self._memory["traces"][: len(rows)] = rows
         self._tokens += 1
         self._decisions += 1
         self._record(trace)

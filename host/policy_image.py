@@ -123,10 +123,7 @@ def pack(policy: "Policy") -> PolicyImage:
     rows["embed"] = embed.reshape(-1, embed_components(g) * g.group)
 
     actions = policy.action_size
-    head: Integers = np.zeros((_padded(g.action_size, head_actions(g)), d), np.int64)
-    head[:actions] = t["head.weight"]
-    head = head.reshape(-1, head_actions(g), groups, g.group).swapaxes(1, 2)  # [rounds, groups, actions, group]
-    rows["head"] = head.reshape(-1, head_actions(g) * g.group)
+    rows["head"] = _head_rows(g, t["head.weight"])
     rows["head_bias"] = np.zeros((g.action_size, 1), np.int64)
     low = t["head.bias"] & ((1 << HEAD_BIAS_BITS) - 1)
     rows["head_bias"][:actions, 0] = low | t["head.shift"] << HEAD_BIAS_BITS
@@ -140,6 +137,25 @@ def pack(policy: "Policy") -> PolicyImage:
             "ENTRY_THRESHOLD": int(t["entry.threshold"][0]),
         },
     )
+
+
+def _head_rows(g: Geometry, weight: Integers) -> Integers:
+    """Return the head's weights [actions, d_model] as rows of its memory."""
+    head: Integers = np.zeros((_padded(g.action_size, head_actions(g)), g.d_model), np.int64)
+    head[: len(weight)] = weight
+    head = head.reshape(-1, head_actions(g), g.groups, g.group).swapaxes(1, 2)  # [rounds, groups, actions, group]
+    return head.reshape(-1, head_actions(g) * g.group)
+
+
+def pack_head(g: Geometry, weight: Integers) -> Words:
+    """Pack the head's weights [actions, d_model] alone, as `pack` does; unused actions are zero."""
+    return pack_rows(_head_rows(g, weight), g.dense_weight_bits, memory_map(g)["head"])
+
+
+def unpack_head(g: Geometry, words: Words, actions: int) -> Integers:
+    """Undo `pack_head`: words of the head's memory -> int64 [actions, d_model]."""
+    rows = unpack_rows(words, g.dense_weight_bits, memory_map(g)["head"], signed=True)
+    return rows.reshape(-1, g.groups, head_actions(g), g.group).swapaxes(1, 2).reshape(-1, g.d_model)[:actions]
 
 
 def _pack_gate(g: Geometry, tensors: Mapping[str, Integers], at: str) -> Integers:
@@ -186,10 +202,7 @@ def unpack(g: Geometry, sections: Mapping[str, Words], registers: Mapping[str, i
     tensors: dict[str, NDArray[Any]] = {
         "entry.threshold": np.array([registers["ENTRY_THRESHOLD"]]),
         "embed.weight": fields("embed").reshape(g.groups, -1, g.group).transpose(0, 2, 1).reshape(d, -1)[:, :inputs],
-        "head.weight": fields("head")
-        .reshape(-1, g.groups, head_actions(g), g.group)
-        .swapaxes(1, 2)
-        .reshape(-1, d)[:actions],
+        "head.weight": unpack_head(g, sections["head"], actions),
         "head.bias": low - ((low >> (HEAD_BIAS_BITS - 1)) << HEAD_BIAS_BITS),
         "head.shift": head_bias >> HEAD_BIAS_BITS,
         "head.table": fields("table")[:, 0],

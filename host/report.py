@@ -107,6 +107,9 @@ def write_report(
         sections.append(f"<h2>{heading}</h2><p>{caption}</p>{_picture(heading, draw, height)}")
 
     section("Return", "Sum of rewards so far; dashed: the return asked for.", lambda f: _returns(f, episodes, summary))
+    if summary["learning"] and summary["learning"]["changes"]:
+        caption = "Third factors, and the units of weight that each changed in the head, one after the other."
+        section("Learning", caption, lambda f: _learning(f, summary["learning"]["changes"]))
     if power:
         sections.append(f"<h2>Power</h2>{_power(power)}")
         if power["rails"]:
@@ -208,6 +211,22 @@ def _returns(figure: Figure, episodes: list[Episode], summary: dict[str, Any]) -
     axes.margins(x=0.01)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(ncols=4)
+
+
+def _learning(figure: Figure, changes: list[dict[str, Any]]) -> None:
+    factors, sizes = figure.subplots(2, sharex=True)
+    for axes, name, label in ((factors, "factor", "third factor"), (sizes, "size", "units of weight")):
+        axes.bar(range(len(changes)), [change[name] for change in changes])
+        axes.set_ylabel(label)
+    sizes.set_xlabel("change of the head")
+
+
+def _learning(figure: Figure, changes: list[dict[str, Any]]) -> None:
+    factors, sizes = figure.subplots(2, sharex=True)
+    for axes, name, label in ((factors, "factor", "third factor"), (sizes, "size", "units of weight")):
+        axes.bar(range(len(changes)), [change[name] for change in changes])
+        axes.set_ylabel(label)
+    sizes.set_xlabel("change of the head")
 
 
 def _actions(figure: Figure, episode: Episode) -> None:

@@ -4,7 +4,6 @@
 
 import argparse
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -27,19 +26,22 @@ try:
     from host.bus import BusError
     from host.check import Difference
     from host.cockpit import Cockpit, cockpit
-    from host.devices import HERE, POLICY_S, add_device_options, device_name, open_device
+    from host.devices import device_name, open_device
     from host.environment import UnsuitableEnvironment
     from host.episode import Episode, fly
+    from host.learning import Learning
     from host.local import LocalError
     from host.power.files import PowerFileError, in_short, read_power_result
     from host.report import write_report
     from host.run_folder import RunFolderError, StepTable, new_folder, summarise, write_json
+    from host.run_options import parse
     from host.side_by_side import JobError, fly_side_by_side
     from host.video import Gif, Video, VideoError, choose_renderer, no_renderer
     from model.data.environments import DataError
     from model.deployed import zoo
     from model.deployed.artifact import ArtifactError, Policy
     from model.deployed.geometry import GeometryError
+    from model.deployed.learned import LearnedHead
 except ModuleNotFoundError as missing:
     sys.exit(f"the Python package {missing.name} is missing; use `make episode`, or `pip install '.[host,hw]'`")
 
@@ -92,87 +94,6 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def number(kind: type, low: float | None = None, above: float | None = None) -> Callable[[str], float]:
-    """Return a converter for an option: a finite number, from `low` on or above `above`."""
-
-    def convert(text: str) -> float:
-        value = kind(text)
-        if not math.isfinite(value):
-            raise argparse.ArgumentTypeError("must be finite")
-        if low is not None and value < low:
-            raise argparse.ArgumentTypeError(f"must be at least {low}")
-        if above is not None and value <= above:
-            raise argparse.ArgumentTypeError(f"must be above {above}")
-        return value
-
-    convert.__name__ = kind.__name__  # what argparse says a text is not
-    return convert
-
-
-def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """Return the options."""
-
-    parser = argparse.ArgumentParser(description="Fly episodes of an environment with the circuit in the loop.")
-    add = parser.add_argument
-    add_device_options(parser, POLICY_S)
-    add(
-        "--policy",
-        default=zoo.DEFAULT,
-        metavar="NAME|FILE",
-        help=f"artifact, or a shipped policy: {zoo.listing()} (default: %(default)s)",
-    )
-    add("--env", help="Gymnasium environment (default: the policy's)")
-    add("--episodes", type=number(int, low=1), help="how many to fly (default: 1), or to replay (default: all)")
-    add(
-        "--jobs",
-        type=number(int, low=1),
-        default=1,
-        help="episodes side by side, each on a circuit of its own (default: 1)",
-    )
-    add("--seed", type=number(int, low=0), default=0, help="of the first episode; the next ones count up (default: 0)")
-    add("--target-return", type=number(float), help="return to ask for (default: the policy's)")
-    add("--check", action=argparse.BooleanOptionalAction, help="compare every decision with the golden network")
-    add(
-        "--scrub",
-        type=number(int, low=1),
-        metavar="WORDS",
-        help="read so many words of the policy memory back after each decision, in turn, and stop if one has changed",
-    )
-    add(
-        "--clock-mhz",
-        type=number(float, above=0),
-        default=100.0,
-        help="clock the shown times are for (default: 100)",
-    )
-    add(
-        "--replay",
-        metavar="DATASET",
-        help="no environment: stream a Minari data set's recorded episodes through the circuit at full speed, compare "
-        "with the golden network",
-    )
-    add("--out", type=Path, help="folder for the results (default: runs/<time>)")
-    add("--json", type=Path, help="also write the summary to this file")
-    add("--power", type=Path, metavar="FILE", help="a result of python -m host.power to take into summary and report")
-    add("--video", action="store_true", help="also film the episodes (mp4)")
-    add("--gif", action="store_true", help="also film them as a small gif: fewer frames, half as large")
-    options = parser.parse_args(arguments)
-    if options.jobs > 1 and (options.board or options.replay or options.video or options.gif):
-        parser.error("--jobs is for simulated circuits without a film: no --board, --replay, --video or --gif with it")
-    if options.scrub and (options.replay or options.board not in (None, HERE)):
-        parser.error("--scrub reads the circuit's memory itself: not with --replay, nor through a board server")
-    if options.replay:
-        unused = [
-            name for name in ("env", "out", "video", "check", "power") if getattr(options, name) not in (None, False)
-        ]
-        if unused:
-            parser.error(f"--{unused[0]} has no use with --replay")
-        return options
-    options.episodes = options.episodes or 1
-    if options.check is None:  # the golden device is the golden network
-        options.check = device_name(options) != "golden"
-    return options
-
-
 class Progress:
     """The live line: where the episode is, what the last decision cost."""
 
@@ -180,13 +101,14 @@ class Progress:
         self._bar = tqdm(total=length, desc=label, unit="step", disable=None, leave=False, dynamic_ncols=True)
         self._clock_mhz = clock_mhz
 
-    def show(self, episode: Episode) -> None:
-        """Take the last step in."""
+    def show(self, episode: Episode, learning: Learning | None) -> None:
+        """Take the last step in, and the last change of the head if it learns."""
         step = episode.steps[-1]
         cycles = step.decision.cycles
         took = f"{cycles} cycles {cycles / self._clock_mhz:.1f} µs" if cycles else "- cycles - µs"
         self._bar.set_postfix_str(
-            f"reward {step.reward:.2f} return {episode.total:.1f} to go {step.return_to_go - step.reward:.1f} {took}",
+            f"reward {step.reward:.2f} return {episode.total:.1f} to go {step.return_to_go - step.reward:.1f} {took}"
+            + (f" third factor {learning.changes[-1].factor:+d}" if learning and learning.changes else ""),
             refresh=False,
         )
         self._bar.update()
@@ -202,6 +124,8 @@ class Run:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.policy = Policy.load(zoo.find(options.policy))
+        if options.learned:
+            self.policy = LearnedHead.load(options.learned).onto(self.policy)
         self.name = options.env or self.policy.environment
         self.target = self.policy.target_return if options.target_return is None else options.target_return
         self.power = read_power_result(options.power, self.policy.digest) if options.power else None
@@ -210,6 +134,7 @@ class Run:
         self.board: dict[str, Any] | None = None
         self.folder: Path | None = None
         self.films: list[Video | Gif] = []
+        self.learning: Learning | None = None
 
     def fly(self) -> None:
         """Fly every episode. Raises one of `EXPECTED`, or `KeyboardInterrupt`; `finish` still works then."""
@@ -223,6 +148,7 @@ class Run:
             ready = at_end.enter_context(cockpit(options, self.policy, self.name, self.target, say, filming))
             self.circuit = ready.device.driver.geometry
             self.board = ready.device.board_facts(ready.device.driver.clock_mhz)
+            self.learning = ready.learning
             self.folder = new_folder(options.out)
             table = StepTable(self.folder / "steps.csv", self.policy)
             at_end.callback(table.close)
@@ -244,7 +170,9 @@ class Run:
 
         def on_step(episode: Episode) -> None:
             table.add(index, episode)
-            progress.show(episode)
+            if ready.learning:
+                ready.learning.step(index, episode)
+            progress.show(episode, ready.learning)
             self.films = [film for film in self.films if self._or_no_video(film.frame)]
             ready.scrub()
             release()
@@ -254,6 +182,8 @@ class Run:
         finally:
             progress.close()
         print(self._line(index, episode), flush=True)
+        if ready.learning:
+            print(ready.learning.line(index), flush=True)
 
     def _fly_side_by_side(self, table: StepTable, release: Callable[[], None]) -> None:
         options = self.options
@@ -301,7 +231,10 @@ class Run:
             "circuit_geometry_digest": self.circuit.digest,
             "board": self.board,
             "power": in_short(self.power) if self.power else None,
+            "learning": self.learning.summary() if self.learning else None,
         }
+        if self.learning:
+            self.learning.learned(self.policy, self.name, flown).save(self.folder / "learned.safetensors")
         write_json(self.folder / "episode.json", summary)
         if with_steps := [episode for episode in flown if episode.steps]:
             write_report(self.folder / "report.html", summary, with_steps, self.policy, options.clock_mhz, self.power)
@@ -383,7 +316,7 @@ def main(arguments: list[str] | None = None) -> int:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # this takes a second; half a page is of no use
         try:
             run.finish(code == INTERRUPTED)
-        except RunFolderError as error:
+        except (ArtifactError, RunFolderError) as error:
             say(f"run_episode: {error}")
             code = code or 1
         finally:

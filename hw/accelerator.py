@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The accelerator: the decision core behind an AXI4-Lite register file."""
 
-from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal, signed
+from amaranth.hdl import C, Cat, Module, Mux, ResetInserter, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In
 
@@ -54,9 +54,10 @@ class Accelerator(wiring.Component):
         running, again = Signal(), Signal()  # running: from START to DONE, repeats included
         begin = Signal()
         token = Signal(data.ArrayLayout(signed(g.input_bits), g.input_size))
+        changing = self._plastic(m, core, registers, soft_reset) if g.plasticity else C(0)
         m.d.comb += [
             begin.eq((started != registers.START) & ~running),
-            registers.busy.eq(begin | running),
+            registers.busy.eq(begin | running | changing),
             core.start.eq(again),
         ]
         m.d.sync += again.eq(0)
@@ -77,7 +78,7 @@ class Accelerator(wiring.Component):
         m.d.comb += [
             registers.STATUS.eq(
                 Mux(expired, field_mask(g, "STATUS", "WATCHDOG"), 0)
-                | Mux(control("NEW_EPISODE") & running, field_mask(g, "STATUS", "REFUSED"), 0)
+                | Mux(control("NEW_EPISODE") & (running | changing), field_mask(g, "STATUS", "REFUSED"), 0)
             ),
         ]
         with m.If(soft_reset):
@@ -98,7 +99,7 @@ class Accelerator(wiring.Component):
         # Registers to the core and back
         m.d.comb += [
             core.token.eq(token),
-            core.new_episode.eq(control("NEW_EPISODE") & ~running),
+            core.new_episode.eq(control("NEW_EPISODE") & ~(running | changing)),
             core.input_count.eq(registers.INPUT_COUNT),
             core.action_count.eq(registers.ACTION_COUNT),
             core.entry_threshold.eq(registers.ENTRY_THRESHOLD),
@@ -119,3 +120,22 @@ class Accelerator(wiring.Component):
         for index, unit in enumerate(ROW_UNITS):
             m.d.comb += getattr(registers, f"ROWS_{unit}").eq(core.unit_rows[index])
         return m
+
+    @staticmethod
+    def _plastic(m: Module, core: DecisionCore, registers: RegisterFile, soft_reset: Signal) -> Signal:
+        """Change the head's weights once per number in LEARN; return whether a change is under way."""
+        asked, learned, changing, waiting = Signal(32), Signal(32), Signal(), Signal()
+        m.d.comb += [
+            core.learn.eq((asked != registers.LEARN) & ~waiting),
+            core.factor.eq(registers.FACTOR.as_signed()),
+            core.frozen.eq(registers.FROZEN),
+            registers.LEARNED.eq(learned),
+            changing.eq(core.learn | waiting),
+        ]
+        with m.If(core.learned):
+            m.d.sync += [waiting.eq(0), learned.eq(asked)]
+        with m.If(core.learn):
+            m.d.sync += [waiting.eq(1), asked.eq(registers.LEARN)]
+        with m.If(soft_reset):
+            m.d.sync += [waiting.eq(0), asked.eq(registers.LEARN), learned.eq(0)]
+        return changing

@@ -17,6 +17,7 @@ from hw.memory import load_port
 from hw.memory_map import attention_sections, memory_map
 from hw.passes import Kind
 from hw.phase import PhaseGate
+from hw.plasticity import HeadPlasticity
 from hw.registers import ROW_UNITS, UNITS
 from hw.residual import ResidualStore
 from hw.sequencer import Sequencer
@@ -45,6 +46,7 @@ class DecisionCore(wiring.Component):
     token, input_count, action_count, entry_threshold : hold while busy
     actions, signatures, saturations, tokens, cycles, stalls, unit_cycles, unit_rows, layer_rows : results, hold until
         the next start
+    learn, factor, frozen, learning, learned : with plasticity alone, as in `HeadPlasticity`
     <section> : word access to each memory of `hw.memory_map`, while not busy
 
     """
@@ -72,6 +74,17 @@ class DecisionCore(wiring.Component):
                 "unit_rows": Out(data.ArrayLayout(32, len(ROW_UNITS))),
                 "layer_rows": Out(data.ArrayLayout(32, g.layers)),
             }
+            | (
+                {
+                    "learn": In(1),
+                    "factor": In(signed(g.plasticity.factor_bits)),
+                    "frozen": In(1),
+                    "learning": Out(1),
+                    "learned": Out(1),
+                }
+                if g.plasticity
+                else {}
+            )
             | {name: In(load_port(section)) for name, section in memory_map(g).items()}
         )
 
@@ -92,7 +105,11 @@ class DecisionCore(wiring.Component):
 
         # Control
         begin, decided = Signal(), Signal()
-        m.d.comb += [begin.eq(self.start & ~self.busy), self.done.eq((head.done | decided) & window.settled)]
+        settled = self._plastic(m, begin, bank, head) if g.plasticity else 1
+        m.d.comb += [
+            begin.eq(self.start & ~self.busy),
+            self.done.eq((head.done | decided) & window.settled & settled),
+        ]
         with m.If(head.done):
             m.d.sync += decided.eq(1)
         with m.If(begin):
@@ -141,7 +158,7 @@ class DecisionCore(wiring.Component):
             *((getattr(self, name), window, getattr(window, name)) for name in attention_sections(g)),
         ):
             wiring.connect(m, wiring.flipped(port), inner)
-            m.d.comb += unit.busy.eq(self.busy)
+            m.d.comb += unit.busy.eq(self.busy | (self.learning if g.plasticity and unit is head else 0))
 
         last_projection = Kind[g.projections[-1].upper()]
 
@@ -267,3 +284,29 @@ class DecisionCore(wiring.Component):
         for c in range(self.geometry.group):
             m.d.comb += [gate.i[c].eq(bank.membrane[c][0]), spikes[c].eq(bank.o[c] & gate.live)]
         return spikes
+
+    def _plastic(self, m: Module, begin: Signal, bank: NeuronBank, head: Head):
+        """Let the head learn; return whether the traces are those of the decision."""
+        m.submodules.plasticity = plasticity = HeadPlasticity(self.geometry)
+        wiring.connect(m, wiring.flipped(self.traces), plasticity.traces)
+        wiring.connect(m, plasticity.weights, head.change)
+        m.d.comb += [
+            plasticity.new_episode.eq(self.new_episode & ~self.busy),
+            plasticity.start.eq(begin),
+            plasticity.advance.eq(self.done),
+            plasticity.i_valid.eq(bank.membrane_valid),
+            plasticity.i_group.eq(bank.membrane_group),
+            plasticity.entry_threshold.eq(self.entry_threshold),
+            plasticity.count.eq(self.action_count),
+            plasticity.frozen.eq(self.frozen),
+            plasticity.post_valid.eq(head.post_valid),
+            plasticity.post_action.eq(head.post_action),
+            plasticity.post.eq(head.post),
+            plasticity.learn.eq(self.learn & ~self.busy),
+            plasticity.factor.eq(self.factor),
+            plasticity.busy.eq(self.busy | self.learning),
+            self.learning.eq(plasticity.learning),
+            self.learned.eq(plasticity.learned),
+            *(sink.eq(source) for sink, source in zip(plasticity.i, bank.membrane, strict=True)),
+        ]
+        return plasticity.settled

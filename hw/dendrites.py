@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.expressions import tree
+from hw.expressions import saturated, tree
 from hw.passes import steps_layout
 from model.deployed.geometry import Geometry
 
@@ -136,7 +136,7 @@ class Dendrites(wiring.Component):
                 states, clips = [], []
                 for i in each:
                     value = (base[i] + gain[i])[: g.dendrite_sum_bits].as_signed() if outcome == "both" else base[i]
-                    state, clip = _saturate(value, g.dendrite_bits)
+                    state, clip = saturated(value, g.dendrite_bits)
                     states.append(later(m, state, f"x{at}{i}"))
                     clips.append(later(m, clip, f"clip{at}{i}"))
                     m.d.comb += sink[t][i].eq(states[i])
@@ -251,11 +251,3 @@ def _shift(value: Value, distance: Value, furthest: int) -> Value:
         far = Mux(distance[low], choices[3], choices[2])
         value = Mux(distance[low + 1], far, near)
     return value
-
-
-def _saturate(value: Value, bits: int) -> tuple[Value, Value]:
-    """Return the clipped value and whether it was clipped: the bits above must repeat the sign."""
-    above = value[bits - 1 :]
-    clips = above.any() & ~above.all()
-    limit = Cat((~value[-1]).replicate(bits - 1), value[-1])
-    return Mux(clips, limit, value[:bits]).as_signed(), clips

@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Array, Cat, Value, ValueLike
+from amaranth.hdl import Array, Cat, Mux, Value, ValueLike
 
 
 def tree(terms: Sequence[ValueLike]) -> ValueLike:
@@ -40,3 +40,16 @@ def chosen(terms: Sequence[ValueLike], number: Value) -> ValueLike:
     case in Amaranth's simulator.
     """
     return terms[0] if len(terms) == 1 else Array(terms)[number]
+
+
+def saturated(value: Value, bits: int) -> tuple[Value, Value]:
+    """Return the clipped value and whether it was clipped: the bits above must repeat the sign."""
+    above = value[bits - 1 :]
+    clips = above.any() & ~above.all()
+    limit = Cat((~value[-1]).replicate(bits - 1), value[-1])
+    return Mux(clips, limit, value[:bits]).as_signed(), clips
+
+
+def towards_zero(value: Value, places: int) -> Value:
+    """Return a signed value over `2**places`, its fraction dropped: a shift alone would round negative ones down."""
+    return (value + Mux(value < 0, (1 << places) - 1, 0)) >> places

@@ -9,6 +9,7 @@ from hw.expressions import chosen, tree
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import head_actions, memory_map
 from hw.passes import steps_layout
+from hw.plasticity import weights_port
 from model.deployed.geometry import Geometry
 
 
@@ -26,6 +27,8 @@ class Head(wiring.Component):
     load_weights, load_bias, load_table, busy : policy loading
     actions : signed 16-bit words
     done : one cycle, with the last action
+    post_valid, post_action, post : with plasticity alone: an action's sign before it is clipped
+    change : with plasticity alone: its access to the weights
 
     Timing
     ------
@@ -63,13 +66,23 @@ class Head(wiring.Component):
                 "actions": Out(data.ArrayLayout(signed(16), g.action_size)),
                 "done": Out(1),
             }
+            | (
+                {
+                    "post_valid": Out(1),
+                    "post_action": Out(range(g.action_size)),
+                    "post": Out(signed(2)),
+                    "change": In(weights_port(g)),
+                }
+                if g.plasticity
+                else {}
+            )
         )
 
     def elaborate(self, platform):
         m = Module()
         g = self.geometry
         sections = memory_map(g)
-        m.submodules.weights = weights = PolicyMemory(sections["head"])
+        m.submodules.weights = weights = PolicyMemory(sections["head"], changing=g.plasticity is not None)
         m.submodules.bias = biases = PolicyMemory(sections["head_bias"])
         m.submodules.table = table = PolicyMemory(sections["table"])
         for port, store in ((self.load_weights, weights), (self.load_bias, biases), (self.load_table, table)):
@@ -103,6 +116,15 @@ class Head(wiring.Component):
         with m.If(write.en & (write.addr == 0)):
             m.d.sync += [running.eq(1), turn.eq(0), group.eq(0)]
         m.d.comb += [read.addr.eq(group), weights.rows[0].eq(turn * g.groups + group)]
+
+        if g.plasticity:
+            m.d.comb += [
+                self.change.data.eq(weights.row_data[0]),
+                weights.store.eq(self.change.store),
+                weights.new_row.eq(self.change.new_row),
+            ]
+            with m.If(self.change.use):
+                m.d.comb += weights.rows[0].eq(self.change.row)
 
         sides = [Signal(side, name=f"side{stage}", reset_less=True) for stage in range(1, 4)]
         valids = [Signal(name=f"valid{stage}") for stage in range(1, 4)]
@@ -170,6 +192,12 @@ class Head(wiring.Component):
         half = 1 << (g.table_log2 - 1)
         entry = Signal(g.table_log2)
         m.d.comb += scaled.eq((total + bias) >> shift)
+        if g.plasticity:
+            m.d.comb += [
+                self.post_valid.eq(stages[0].valid),
+                self.post_action.eq(stages[0].action),
+                self.post.eq(Mux(scaled < 0, -1, scaled != 0)),
+            ]
         m.d.sync += entry.eq(
             Mux(scaled < -half, 0, Mux(scaled > half - 1, 2 * half - 1, (scaled + half)[: g.table_log2]))
         )

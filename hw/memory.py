@@ -33,6 +33,8 @@ class PolicyMemory(wiring.Component):
     section : Section
     ports : int
         Rows read per cycle, 1 or 2. Two share a true dual-port block RAM; the first also loads and reads back.
+    changing : bool
+        Whether the core stores rows too.
 
     Members
     -------
@@ -41,16 +43,18 @@ class PolicyMemory(wiring.Component):
     rows : row addresses, one per port
     row_data : the rows, one cycle later, held while no read is enabled
     enable : read enables, one per port
+    store, new_row : where it is `changing`, store this row at `rows[0]`, honoured while `busy`
 
     """
 
     LATENCY = 1
 
-    def __init__(self, section: Section, ports: int = 1) -> None:
+    def __init__(self, section: Section, ports: int = 1, changing: bool = False) -> None:
         if ports not in (1, 2):
             raise ValueError(f"a policy memory reads 1 or 2 rows per cycle, not {ports}")
         self.section = section
         self.ports = ports
+        self.changing = changing
         super().__init__(
             {
                 "load": In(load_port(section)),
@@ -59,6 +63,7 @@ class PolicyMemory(wiring.Component):
                 "enable": In(ports),
                 "row_data": Out(data.ArrayLayout(section.row_bits, ports)),
             }
+            | ({"store": In(1), "new_row": In(section.row_bits)} if changing else {})
         )
 
     def elaborate(self, platform):
@@ -82,6 +87,9 @@ class PolicyMemory(wiring.Component):
         m.d.comb += store_word.eq(self.load.write & ~self.busy)
         for index in range(section.words):
             m.d.comb += write.en[index].eq(store_word & (word == index if word_bits else 1))
+        if self.changing:
+            with m.If(self.busy):
+                m.d.comb += [write.data.eq(self.new_row), write.en.eq(self.store.replicate(section.words))]
 
         for port in range(self.ports):
             read = store.read_port()

@@ -143,6 +143,7 @@ def memory_map(g: Geometry) -> dict[str, Section]:
         else "phase codes: a row per layer, head by head, step by step",
     )
     gates = ("gates", g.layers, gate_row_bits(g), True, "step gates: a row per layer; weights, then thresholds")
+    traces_doc = "probe: eligibility traces; action by action, a row per group"
     shapes = (
         ("weights", g.weight_rows, g.d_model * g.weight_bits, True, "weight rows in the order of the passes"),
         *(shape for shape in attention if shape[3]),
@@ -179,6 +180,11 @@ def memory_map(g: Geometry) -> dict[str, Section]:
             "probe: residual membranes; channel by channel, step by step",
         ),
         *(shape for shape in attention if not shape[3]),
+        *(
+            [("traces", g.action_size * g.groups, g.group * g.plasticity.trace_bits, False, traces_doc)]
+            if g.plasticity
+            else []
+        ),
     )
     sections: dict[str, Section] = {}
     page = 0

@@ -126,7 +126,26 @@ def register_table(g: Geometry) -> tuple[Register, ...]:
         table.append(Register(f"CYCLES_{unit}", 0x440 + 4 * index, "RO", 32, f"cycles of the last decision in {unit}"))
     for index, unit in enumerate(ROW_UNITS):
         table.append(Register(f"ROWS_{unit}", 0x460 + 4 * index, "RO", 32, f"active weight rows in {unit}"))
+    if g.plasticity:
+        table += _plasticity_registers(g.plasticity.factor_bits)
     return tuple(table)
+
+
+def _plasticity_registers(factor_bits: int) -> tuple[Register, ...]:
+    """Return the registers that a head that learns has more."""
+    return (
+        Register("FACTOR", 0x480, "RW", factor_bits, "third factor, signed", idle_only=True),
+        Register(
+            "LEARN",
+            0x484,
+            "RW",
+            32,
+            "writing another number than it holds changes the head's weights by traces and FACTOR, once",
+            idle_only=True,
+        ),
+        Register("LEARNED", 0x488, "RO", 32, "LEARN number whose change ended last"),
+        Register("FROZEN", 0x48C, "RW", 1, "one: traces and weights stand still", idle_only=True),
+    )
 
 
 def offsets(g: Geometry) -> dict[str, int]:

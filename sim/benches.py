@@ -12,6 +12,7 @@ from sim.dense_benches import counters, embed, head
 from sim.gate_bench import gate
 from sim.match_benches import match
 from sim.neuron_benches import bank, lif, window
+from sim.plasticity_bench import plasticity
 from sim.ports import Bench, Ports
 from sim.register_bench import registers
 from sim.row_benches import lanes, memory, rows, sequencer, walker
@@ -36,6 +37,7 @@ BENCHES: dict[str, Bench] = {
     "gate": gate,
     "embed": embed,
     "head": head,
+    "plasticity": plasticity,
     "sequencer": sequencer,
     "counters": counters,
     "registers": registers,

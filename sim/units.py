@@ -20,6 +20,7 @@ from hw.lanes import LaneArray
 from hw.lif import LifNeuron
 from hw.memory import PolicyMemory
 from hw.memory_map import memory_map
+from hw.plasticity import HeadPlasticity
 from hw.regfile import RegisterFile
 from hw.registers import register_table
 from hw.residual import ResidualStore
@@ -132,6 +133,7 @@ UNITS = {
     "gate": StepGate,
     "embed": Embedding,
     "head": Head,
+    "plasticity": HeadPlasticity,
     "sequencer": Sequencer,
     "counters": DecisionCounters,
     "registers": Registers,
@@ -141,7 +143,7 @@ UNITS = {
 
 def units_of(g: Geometry) -> list[str]:
     """Return the names of the units that a circuit of this geometry has."""
-    lacking = {"dendrites": g.attention != "lrf-dyn", "gate": not g.adaptive}
+    lacking = {"dendrites": g.attention != "lrf-dyn", "gate": not g.adaptive, "plasticity": g.plasticity is None}
     return [name for name in UNITS if not lacking.get(name)]
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from model.deployed.geometry import CIRCUITS, Geometry, GeometryError
 from model.deployed.presets import ODD, TINY
+from model.deployed.sizes import Plasticity
 from sim.benches import BENCHES
 from sim.ports import simulate
 from sim.units import UNITS
@@ -18,16 +19,26 @@ SMALL = Geometry(observation_size=2, action_size=1, d_model=4, layers=1, steps=1
 
 
 @st.composite
-def geometries(draw: st.DrawFn, attentions: Sequence[str] = CIRCUITS, gated: bool = False) -> Geometry:
+def geometries(
+    draw: st.DrawFn, attentions: Sequence[str] = CIRCUITS, gated: bool = False, plastic: bool = False
+) -> Geometry:
     """Draw small geometries: odd sizes, one step to five, one group to three, every number of rows a cycle; every
-    attention that has a circuit, with heads that share a group and such that span groups; with step gates and without,
-    or with them alone."""
+    attention that has a circuit, with heads that share a group and such that span groups; with step gates and
+    plasticity, and without, or with one of them alone."""
     rows = draw(st.sampled_from([1, 2, 4]))
     group = draw(st.sampled_from([2, 4, 6] if rows == 4 else [2, 3, 4, 5]))
     d_model = group * draw(st.integers(1, 3))
     attention = draw(st.sampled_from(attentions))
     dendritic = attention == "lrf-dyn"
     adaptive = gated or draw(st.booleans())
+    dense_bits = draw(st.integers(2, 8))
+    rule = Plasticity(
+        trace_bits=draw(st.integers(4, 20)),
+        trace_shift=draw(st.integers(1, 8)),
+        rate_shift=draw(st.integers(0, 12)),
+        factor_bits=draw(st.integers(2, 10)),
+        most_change=draw(st.integers(1, (1 << (dense_bits - 1)) - 1)),
+    )
     shares = [s for s in range(1, d_model + 1) if d_model % s == 0 and (s % group == 0 or group % s == 0)]
     return dataclasses.replace(
         SMALL,
@@ -42,13 +53,14 @@ def geometries(draw: st.DrawFn, attentions: Sequence[str] = CIRCUITS, gated: boo
         gate=draw(st.booleans()) if dendritic else True,
         mlp_ratio=draw(st.integers(1, 3)),
         weight_bits=draw(st.integers(2, 6)),
-        dense_weight_bits=draw(st.integers(2, 8)),
+        dense_weight_bits=dense_bits,
         input_bits=draw(st.integers(2, 8)),
         membrane_bits=draw(st.integers(6, 12)),
         table_log2=draw(st.integers(4, 6)),
         rows_per_cycle=rows,
         attention=attention,
         adaptive=adaptive,
+        plasticity=rule if plastic or draw(st.booleans()) else None,
         heads=1 if attention in ("pssa", "lrf-dyn") else d_model // draw(st.sampled_from(shares)),
     )
 
@@ -72,7 +84,7 @@ def test_unit(unit):
         database=None,
         phases=[Phase.generate],
     )
-    @given(geometry=geometries(attentions, unit == "gate"), stall=stalls, seed=seeds)
+    @given(geometry=geometries(attentions, unit == "gate", unit == "plasticity"), stall=stalls, seed=seeds)
     def check(geometry, stall, seed):
         nonlocal checked
         checked += simulate(UNITS[unit](geometry), BENCHES[unit], geometry, seed, stall)

@@ -174,9 +174,13 @@ class Policy:
     def on(self, circuit: Geometry) -> "Policy":
         """Return the policy as a circuit of another geometry runs it: the same integers, packed for that one.
 
-        Raises `ArtifactError` unless the two differ in `Geometry.circuit_choices` alone.
+        A circuit whose head can learn runs a policy that knows nothing of it, too. Raises `ArtifactError` if the two
+        differ in more than that and `Geometry.circuit_choices`.
         """
-        if different := self.geometry.differences(circuit, but=self.geometry.circuit_choices):
+        choices = self.geometry.circuit_choices
+        if self.geometry.plasticity is None:
+            choices += ("plasticity",)
+        if different := self.geometry.differences(circuit, but=choices):
             raise ArtifactError(
                 f"the policy is of another geometry than the circuit (policy, circuit): {'; '.join(different)}; "
                 "use a policy or a circuit of the other's geometry"
@@ -219,38 +223,13 @@ class Policy:
 
     def save(self, path: Path) -> None:
         """Write the artifact, whole or not at all. Raises `ArtifactError`."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
-
         tensors, metadata = self._contents()
-        partial = path.with_suffix(".partial")
-        try:
-            save_file(tensors, str(partial), metadata | {"digest": self.digest})
-            partial.replace(path)
-        except (SafetensorError, OSError) as error:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise ArtifactError(
-                f"{path} cannot be written ({error}); make room there or choose another place"
-            ) from None
+        write_tensors(path, tensors, metadata | {"digest": self.digest})
 
     @classmethod
     def load(cls, path: Path) -> "Policy":
         """Read and check an artifact. Raises `ArtifactError` if missing, truncated, edited or inconsistent."""
-        if not path.is_file():
-            raise ArtifactError(
-                f"there is no policy at {path}; export one with `python -m model.export` or name another"
-            )
-        from safetensors import SafetensorError, safe_open  # not at the top: a board may lack it and read no artifact
-
-        try:
-            with safe_open(str(path), framework="numpy") as file:
-                metadata = dict(file.metadata() or {})
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (SafetensorError, OSError) as error:
-            raise ArtifactError(f"{path} is no whole policy artifact ({error}); copy or export it again") from None
-        if metadata.get("format") != FORMAT:
-            raise ArtifactError(f"{path} is not a policy artifact of format {FORMAT}")
+        tensors, metadata = read_tensors(path, "policy artifact", FORMAT, "python -m model.export")
         try:
             policy = cls(
                 geometry=Geometry.from_json(metadata["geometry"]),
@@ -269,6 +248,41 @@ class Policy:
         if policy.digest != metadata.get("digest"):
             raise ArtifactError(f"{path} was edited or damaged: its digest does not match; copy or export it again")
         return policy
+
+
+def write_tensors(path: Path, tensors: dict[str, NDArray[Any]], metadata: dict[str, str]) -> None:
+    """Write an artifact's file, whole or not at all. Raises `ArtifactError`."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    partial = path.with_suffix(".partial")
+    try:
+        save_file(tensors, str(partial), metadata)
+        partial.replace(path)
+    except (SafetensorError, OSError) as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise ArtifactError(f"{path} cannot be written ({error}); make room there or choose another place") from None
+
+
+def read_tensors(path: Path, what: str, form: str, maker: str) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    """Return an artifact's tensors and metadata.
+
+    what : for people. form : its format. maker : the command that makes one. Raises `ArtifactError`.
+    """
+    if not path.is_file():
+        raise ArtifactError(f"there is no {what} at {path}; make one with `{maker}` or name another")
+    from safetensors import SafetensorError, safe_open  # not at the top: a board may lack it and read no artifact
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} is no whole {what} ({error}); copy or make it again") from None
+    if metadata.get("format") != form:
+        raise ArtifactError(f"{path} is not a {what} of format {form}")
+    return tensors, metadata
 
 
 def quantise_token(policy: Policy, token: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -236,17 +236,20 @@ class Geometry(Sizes):
             "there is no circuit for routing yet: score this policy with python -m model.evaluate, or build a geometry "
             "with routing none",
         )
-        _require(
-            self.plasticity is None,
-            "there is no circuit for plasticity yet: run this policy on the golden network, or build a geometry with "
-            "plasticity None",
-        )
         share = self.d_model // self.heads
         _require(
             self.attention not in MATCHING or share % self.group == 0 or self.group % share == 0,
             f"heads of {share} channels lie across groups of {self.group}, for which there is no circuit: choose heads "
             "or group so that one is a multiple of the other",
         )
+
+    def require_plasticity(self) -> Plasticity:
+        """Return the head's rule. Raises `GeometryError` where the head does not learn."""
+        if self.plasticity is None:
+            raise GeometryError(
+                "this geometry's head does not learn: choose one with plasticity, such as the preset HOPPER_Z2_PLASTIC"
+            )
+        return self.plasticity
 
     @property
     def circuit_choices(self) -> tuple[str, ...]:

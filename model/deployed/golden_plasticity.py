@@ -7,15 +7,34 @@ The PyTorch form, `model.integer.quant_plasticity`, is a separate reading of the
 import numpy as np
 
 from model.deployed.artifact import Policy
-from model.deployed.geometry import GeometryError
 from model.deployed.golden import GoldenNetwork, Trace
 from model.deployed.golden_attention import Integers, saturate
+from model.deployed.sizes import Plasticity
 
 
 def towards_zero(value: Integers, places: int) -> Integers:
     """Divide by `2**places` and drop the fraction, so that both signs decay and learn alike."""
     shifted: Integers = np.sign(value) * (np.abs(value) >> places)
     return shifted
+
+
+def decayed(eligibility: Integers, pre: Integers, post: Integers, rule: Plasticity) -> Integers:
+    """Return the traces [actions, channels] after a decision.
+
+    pre [channels] : spikes of each channel. post [actions] : sign of each action.
+    """
+    drive = np.outer(post, pre) << rule.trace_shift
+    after: Integers
+    after, _ = saturate(eligibility - towards_zero(eligibility, rule.trace_shift) + drive, rule.trace_bits)
+    return after
+
+
+def changed(weight: Integers, eligibility: Integers, factor: int, rule: Plasticity, weight_bits: int) -> Integers:
+    """Return the weights [actions, channels] after a third factor."""
+    change = np.clip(towards_zero(eligibility * factor, rule.rate_shift), -rule.most_change, rule.most_change)
+    after: Integers
+    after, _ = saturate(weight + change, weight_bits)
+    return after
 
 
 class PlasticNetwork(GoldenNetwork):
@@ -29,9 +48,7 @@ class PlasticNetwork(GoldenNetwork):
     """
 
     def __init__(self, policy: Policy) -> None:
-        if policy.geometry.plasticity is None:
-            raise GeometryError("this policy's head does not learn: export it with a geometry that has plasticity")
-        self.rule = policy.geometry.plasticity
+        self.rule = policy.geometry.require_plasticity()
         self.frozen = False
         super().__init__(policy)
 
@@ -55,17 +72,18 @@ class PlasticNetwork(GoldenNetwork):
         return trace
 
     def decide_all(self, tokens: Integers) -> Trace:
-        """Refuse: traces need the tokens in turn."""
-        raise ValueError("a head that learns takes one token at a time: call decide for each")
+        """Advance by consecutive tokens of one episode [tokens, inputs], between which no weight changes."""
+        trace = super().decide_all(tokens)
+        if not self.frozen:
+            for token in range(len(tokens)):
+                self._observe(trace.membranes[-1][:, token])
+        return trace
 
     def _observe(self, membrane: Integers) -> None:
         p, rule = self._tensors, self.rule
         pre = (membrane > p["entry.threshold"]).sum(axis=0)
         total = membrane.sum(axis=0) @ p["head.weight"].T + p["head.bias"]
-        post = np.sign(total >> p["head.shift"])
-        drive = np.outer(post, pre) << rule.trace_shift
-        e = self.eligibility
-        self.eligibility, _ = saturate(e - towards_zero(e, rule.trace_shift) + drive, rule.trace_bits)
+        self.eligibility = decayed(self.eligibility, pre, np.sign(total >> p["head.shift"]), rule)
 
     def learn(self, factor: int) -> None:
         """Change the weights by the traces and a third factor, signed `Plasticity.factor_bits`.
@@ -75,8 +93,6 @@ class PlasticNetwork(GoldenNetwork):
         limit = 1 << (self.rule.factor_bits - 1)
         if not -limit <= factor < limit:
             raise ValueError(f"the third factor must be {-limit} to {limit - 1}, not {factor}")
-        if self.frozen:
-            return
-        most = self.rule.most_change
-        change = np.clip(towards_zero(self.eligibility * factor, self.rule.rate_shift), -most, most)
-        self._tensors["head.weight"], _ = saturate(self.weight + change, self.geometry.dense_weight_bits)
+        if not self.frozen:
+            bits = self.geometry.dense_weight_bits
+            self._tensors["head.weight"] = changed(self.weight, self.eligibility, factor, self.rule, bits)

@@ -4,6 +4,7 @@
 import dataclasses
 
 from model.deployed.geometry import Geometry, GeometryError
+from model.deployed.sizes import Plasticity
 
 TINY = Geometry(
     observation_size=11, action_size=3, d_model=16, layers=2, window=4, rows_per_cycle=1, group=8, table_log2=8
@@ -46,6 +47,9 @@ HOPPER_Z2_TSSA = HOPPER_Z2.with_attention("tssa")
 HOPPER_Z2_LRF = dataclasses.replace(HOPPER_Z2.with_attention("lrf-dyn"), dendrites=4, rows_per_cycle=2)
 """HOPPER_Z2 with dendrites for a window: as many as fit a PYNQ-Z2, and half the weight rows a cycle to make room."""
 
+HOPPER_Z2_PLASTIC = dataclasses.replace(HOPPER_Z2, plasticity=Plasticity())
+"""HOPPER_Z2 with a head that learns."""
+
 CLASSIC = Geometry(observation_size=6, action_size=3, d_model=64, layers=2)
 """Classic control: any of its environments."""
 
@@ -67,6 +71,7 @@ PRESETS = {
     "HOPPER_Z2_SSSA": HOPPER_Z2_SSSA,
     "HOPPER_Z2_TSSA": HOPPER_Z2_TSSA,
     "HOPPER_Z2_LRF": HOPPER_Z2_LRF,
+    "HOPPER_Z2_PLASTIC": HOPPER_Z2_PLASTIC,
     "Z2_256": Z2_256,
     "ZCU104_256": ZCU104_256,
     "CLASSIC": CLASSIC,
