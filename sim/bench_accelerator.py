@@ -5,6 +5,7 @@ import cocotb
 import numpy as np
 
 from host.accelerator import Accelerator
+from host.plastic_head import PlasticHead
 from model.deployed.artifact import Policy
 from model.deployed.geometry import Geometry
 from model.deployed.golden_attention import Dynamics
@@ -34,6 +35,8 @@ class Flight:
         self.activity: list[float] = []
         self.stalls = self.cycles = self.bound = 0
         accelerator.load(policy)
+        self.head = PlasticHead(accelerator) if policy.geometry.plasticity else None
+        self.changed = 0  # weights of the head, by all third factors
         self.begin()
 
     def begin(self) -> None:
@@ -78,6 +81,19 @@ class Flight:
         self.signatures.add(expected.signatures[-1])
         self.activity.append(expected.activity)
 
+    def learn(self, factor: int, frozen: bool) -> None:
+        """Give both sides a third factor, compare what it makes of the head, and freeze what follows or not."""
+        assert self.head
+        before = self.head.weights()
+        self.head.learn(factor)
+        self.reference.learn(factor)
+        after = self.head.weights()
+        np.testing.assert_array_equal(after, self.reference.weight)
+        np.testing.assert_array_equal(self.head.traces(), self.reference.eligibility)
+        self.changed += np.count_nonzero(after - before)
+        self.head.frozen = self.reference.frozen = frozen
+        assert self.head.frozen == frozen
+
     def probe_ring(self) -> None:
         """Compare the tokens of this episode that the rings hold."""
         found = self.accelerator.probe_ring()
@@ -108,7 +124,8 @@ def fly_episodes(bus: CocotbBus, say) -> None:
     policies, lengths = int(parameter("policies")), [int(n) for n in parameter("lengths").split(",")]
     deep = parameter("deep") == "1"
     accelerator = Accelerator(bus, g)
-    compared = saturations = actions = 0
+    compared = saturations = actions = changed = 0
+    rng = np.random.default_rng(17)
     for seed in range(policies):
         sizes = (None, None) if seed % 3 != 1 else (max(1, g.observation_size - 2), max(1, g.action_size - 1))
         bus.stall(0.0)  # loading is most of the transfers; the first words meet stalls in `protocol`
@@ -117,9 +134,13 @@ def fly_episodes(bus: CocotbBus, say) -> None:
             bus.stall((0.3, 0.0, 0.6)[(seed + episode) % 3])
             if episode:
                 flight.begin()
-            for token in random_tokens(flight.policy, length, 1000 * seed + episode):
+            for number, token in enumerate(random_tokens(flight.policy, length, 1000 * seed + episode)):
                 flight.step(token)
+                if g.plasticity and number % 3 == 1:
+                    limit = 1 << (g.plasticity.factor_bits - 1)
+                    flight.learn(int(rng.integers(-limit, limit)), rng.random() < 0.2)
         flight.assert_varied()
+        changed += flight.changed
         compared += flight.compared
         saturations += flight.saturations
         actions += len(flight.actions)
@@ -128,6 +149,7 @@ def fly_episodes(bus: CocotbBus, say) -> None:
     assert actions > compared // 3
     if g.membrane_bits < 12:
         assert saturations > 0
+    assert g.plasticity is None or changed > 100
     say(f"compared {compared} decisions over {bus.transfers} transfers, {saturations} saturations")
 
 

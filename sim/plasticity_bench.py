@@ -36,9 +36,7 @@ class Weights:
             assert use
             fields = [new >> at * self._bits & mask for at in range(self.rows.shape[1])]
             self.rows[row] = [field - (field >> (self._bits - 1) << self._bits) for field in fields]
-        unit.set(
-            "weights.data", sum((int(field) & mask) << at * self._bits for at, field in enumerate(self.rows[row]))
-        )
+        unit.set("weights.data", sum((int(field) & mask) << at * self._bits for at, field in enumerate(self.rows[row])))
 
 
 async def plasticity(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What a circuit must do, by the PyTorch evaluation mode. The only file here that imports torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,10 +10,14 @@ from numpy.typing import NDArray
 from model.deployed.artifact import Policy
 from model.deployed.golden import GoldenNetwork, signature
 from model.deployed.golden_attention import Attention
+from model.deployed.golden_plasticity import PlasticNetwork
 from model.integer.fold import from_policy
+from model.integer.quant_plasticity import QuantPlasticity
 from model.network.network import Record
 
 torch.set_num_threads(1)
+
+HEAD = ("entry.threshold", "head.bias", "head.shift")
 
 
 @dataclass(frozen=True)
@@ -36,14 +40,23 @@ class Expected:
 
 
 class Reference:
-    """A policy in PyTorch, one token at a time; `batch` episodes side by side see `decide_all`."""
+    """A policy in PyTorch, one token at a time; `batch` episodes side by side see `decide_all`.
+
+    frozen : whether traces and weights of a head that learns stand still.
+    """
 
     def __init__(self, policy: Policy, batch: int = 1) -> None:
         self.geometry = policy.geometry
         self._network = from_policy(policy)
         self._batch = batch
         # counts clipped membranes, which the PyTorch network does not; its words are checked against PyTorch's too
-        self._golden = GoldenNetwork(policy)
+        rule = policy.geometry.plasticity
+        self._golden = PlasticNetwork(policy) if rule else GoldenNetwork(policy)
+        self._plasticity: QuantPlasticity | None = None
+        if rule:
+            weight = torch.from_numpy(policy.tensors["head.weight"].astype(np.int64))[None]
+            self._plasticity = QuantPlasticity(rule, weight, policy.geometry.dense_weight_bits)
+        self._policy, self.frozen = policy, False
         self.begin()
 
     @property
@@ -55,6 +68,38 @@ class Reference:
         """Begin an episode."""
         self._stream = self._network.stream(self._batch)
         self._golden.reset()
+        if self._plasticity:
+            self._plasticity.reset()
+
+    def learn(self, factor: int) -> None:
+        """Change the head by its traces and a third factor."""
+        if self.frozen:
+            return
+        assert self._plasticity
+        assert isinstance(self._golden, PlasticNetwork)
+        self._plasticity.learn(torch.tensor([factor]))
+        self._golden.learn(factor)
+        tensors = self._policy.tensors | {"head.weight": self.weight}
+        self._network.head = from_policy(replace(self._policy, tensors=tensors)).head
+
+    @property
+    def weight(self) -> NDArray[np.int64]:
+        """The head's weights as they are now [actions, d_model]."""
+        assert self._plasticity
+        return self._plasticity.weight[0].numpy()
+
+    @property
+    def eligibility(self) -> NDArray[np.int64]:
+        """The traces [actions, d_model]."""
+        assert self._plasticity
+        return self._plasticity.eligibility[0].numpy()
+
+    def _observe(self, membranes: torch.Tensor) -> None:
+        """Let the traces see the last membranes [steps, 1, d_model]."""
+        assert self._plasticity
+        p = {name: torch.from_numpy(self._policy.tensors[name].astype(np.int64)) for name in HEAD}
+        total = (membranes.sum(0)[:, None] * self._plasticity.weight).sum(-1) + p["head.bias"]
+        self._plasticity.observe(membranes, p["entry.threshold"], total // 2 ** p["head.shift"])
 
     def decide_all(self, tokens: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Advance all by tokens [batch, inputs] -> words [batch, actions], last membranes [batch, steps, d_model]."""
@@ -95,6 +140,10 @@ class Reference:
             }
             for layer in range(g.layers)
         ]
+        if isinstance(self._golden, PlasticNetwork):
+            self._golden.frozen = self.frozen
+            if not self.frozen:
+                self._observe(record.membranes[-1].long())
         trace = self._golden.decide(np.asarray(token, np.int64))
         assert (trace.action == words).all()
         return Expected(

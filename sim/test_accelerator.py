@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from host.accelerator import Accelerator
+from host.plastic_head import PlasticHead
 from host.verilated import VerilatedBus, library
 from hw.generate import TOP, verilog
 from model.deployed.geometry import Geometry
 from model.deployed.golden import GoldenNetwork
+from model.deployed.golden_plasticity import PlasticNetwork
 from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LRF, ODD, PRESETS, TINY, WIDE
 from model.deployed.random_policy import random_policy, random_tokens
+from model.deployed.sizes import Plasticity
 from sim.build import kept_text, run_bench, say, simulation
 from sim.reference import Reference
 
@@ -31,11 +34,16 @@ OTHERS = {
     ): "TINY TSSA, phase over tokens",
     dataclasses.replace(ODD.with_attention("tssa"), adaptive=True): "ODD TSSA, step gates",
     dataclasses.replace(TINY, heads=4, phase="query", adaptive=True): "TINY, phase and step gates",
+    dataclasses.replace(TINY, plasticity=Plasticity()): "TINY, a head that learns",
+    dataclasses.replace(
+        ODD, adaptive=True, plasticity=Plasticity(6, 2, 3, factor_bits=6, most_change=5)
+    ): "ODD, step gates, a head that learns",
 }
 MILLION = {
     **dict.fromkeys(("HOPPER_Z2", "HOPPER_Z2_LEAN", "HOPPER_Z2_SSSA", "HOPPER_Z2_TSSA", "HOPPER_Z2_LRF"), 20000),
+    "HOPPER_Z2_PLASTIC": 20_000,
     **dict.fromkeys(("Z2_256", "ZCU104_256"), 10_000),
-    **{"CLASSIC": 100_000, "WIDE": 100_000, "ODD": 300_000, "TINY": 380_000},
+    **{"CLASSIC": 100_000, "WIDE": 100_000, "ODD": 300_000, "TINY": 360_000},
 }
 """Preset -> decisions; the smaller a circuit, the more of them take a minute."""
 NAMES = {TINY: "TINY", ODD: "ODD", WIDE: "WIDE", HOPPER_Z2: "HOPPER_Z2", HOPPER_Z2_LRF: "HOPPER_Z2_LRF"} | OTHERS
@@ -143,7 +151,7 @@ def test_a_million_decisions_over_the_presets(name: str) -> None:
     for seed in range(policies):
         policy = random_policy(geometry, 7000 + seed)
         circuit.load(policy)
-        golden = GoldenNetwork(policy)
+        golden = (PlasticNetwork if geometry.plasticity else GoldenNetwork)(policy)
         for part in range(MILLION[name] // policies // batch):
             tokens = random_tokens(policy, batch, 1000 * seed + part)
             if part % 3 == 0:  # others go on where the last ones stopped
@@ -155,6 +163,12 @@ def test_a_million_decisions_over_the_presets(name: str) -> None:
             np.testing.assert_array_equal([record.signatures for record in found], np.transpose(trace.signatures))
             compared += len(found)
             distinct.update(tuple(record.signatures) for record in found)
+            if isinstance(golden, PlasticNetwork):
+                head, factor = PlasticHead(circuit), part % 200 - 100
+                head.learn(factor)
+                golden.learn(factor)
+                np.testing.assert_array_equal(head.traces(), golden.eligibility)
+                np.testing.assert_array_equal(head.weights(), golden.weight)
         say(f"{name}: {compared} decisions equal")
     assert compared == MILLION[name]
     assert len(distinct) > 0.5 * compared

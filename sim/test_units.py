@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from model.deployed.geometry import Geometry
-from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LRF, HOPPER_Z2_SSSA, ODD, TINY
+from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_LRF, HOPPER_Z2_PLASTIC, HOPPER_Z2_SSSA, ODD, TINY
+from model.deployed.sizes import Plasticity
 from sim.build import component_verilog, run_bench, simulation
 from sim.units import AllUnits, units_of
 
@@ -37,6 +38,13 @@ GATED = {
 }
 
 
+PLASTIC = {
+    "HOPPER_Z2_PLASTIC": HOPPER_Z2_PLASTIC,
+    "TINY": dataclasses.replace(TINY, plasticity=Plasticity(20, 8, 16, factor_bits=12, most_change=127)),
+    "ODD": dataclasses.replace(ODD, plasticity=Plasticity(6, 2, 0, factor_bits=6, most_change=5)),
+}
+
+
 def units(name: str, geometry: Geometry, names: Sequence[str]):
     text = component_verilog(f"{geometry.to_json()}|{names}", lambda: AllUnits(geometry, names), "units")
     return simulation(f"units {name}", text, "units")
@@ -62,6 +70,11 @@ def test_dendritic_unit(name, unit):
 @pytest.mark.parametrize("name", GATED)
 def test_step_gate(name):
     check(f"{name}, step gates", GATED[name], "gate", ["gate"])
+
+
+@pytest.mark.parametrize("name", PLASTIC)
+def test_plasticity(name):
+    check(f"{name}, plasticity", PLASTIC[name], "plasticity", ["plasticity"])
 
 
 def check(name: str, geometry: Geometry, unit: str, built: Sequence[str]) -> None:

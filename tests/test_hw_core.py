@@ -9,14 +9,16 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from host.golden_device import layer_rows
-from host.policy_image import pack
+from host.policy_image import pack, unpack_head
 from hw.core import DecisionCore
 from hw.memory_map import memory_map
 from hw.registers import ROW_UNITS, UNITS
 from model.deployed.geometry import Geometry
 from model.deployed.golden import GoldenNetwork
+from model.deployed.golden_plasticity import PlasticNetwork
 from model.deployed.presets import ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
+from model.deployed.sizes import Plasticity
 from sim.ports import Ports, simulate
 from sim.stimulus import load, read
 from tests.test_hw_units import geometries
@@ -35,12 +37,27 @@ async def decide(core: Ports, token: np.ndarray, g: Geometry) -> None:
     assert not core.get("busy")
 
 
+async def learn(core: Ports, network: PlasticNetwork, factor: int, frozen: bool) -> None:
+    """Change the head of both, compare its weights, and freeze what follows or not."""
+    core.set("factor", factor)
+    core.set("learn", 1)
+    await core.tick()
+    core.set("learn", 0)
+    await core.until("learned", MOST_WAIT)
+    network.learn(factor)
+    section = memory_map(network.geometry)["head"]
+    found = np.array(await read(core, "head", section.rows * section.stride), np.uint32)
+    np.testing.assert_array_equal(unpack_head(network.geometry, found, len(network.weight)), network.weight)
+    core.set("frozen", int(frozen))
+    network.frozen = frozen
+
+
 def flight(observations: int | None, actions: int | None, episodes: int, length: int):
     """Return a bench that flies random episodes with a random policy."""
 
     async def bench(core: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
         policy = random_policy(g, int(rng.integers(1 << 30)), observations, actions)
-        network = GoldenNetwork(policy)
+        network = (PlasticNetwork if g.plasticity else GoldenNetwork)(policy)
         for name, words in pack(policy).sections.items():
             await load(core, name, words)
             section, count = memory_map(g)[name], min(len(words), 8)
@@ -70,6 +87,9 @@ def flight(observations: int | None, actions: int | None, episodes: int, length:
                 assert by_unit == {unit: sum(units[unit] for units in rows) for unit in ROW_UNITS}
                 cycles = dict(zip(UNITS, core.get("unit_cycles"), strict=True))
                 assert sum(cycles.values()) == core.get("cycles")
+                if isinstance(network, PlasticNetwork):
+                    limit = 1 << (network.rule.factor_bits - 1)
+                    await learn(core, network, int(rng.integers(-limit, limit)), rng.random() < 0.2)
                 compared += len(trace.action) + trace.membranes[-1].size
                 signatures.add(trace.signatures[-1])
                 await core.tick(int(rng.integers(0, 4)))
@@ -101,6 +121,8 @@ def test_decides_as_golden(geometry, seed, data):
         dataclasses.replace(
             TINY, d_model=24, group=4, layers=1, window=16, mlp_ratio=1, action_size=1, rows_per_cycle=4
         ),
+        dataclasses.replace(TINY, d_model=24, group=8, action_size=7, plasticity=Plasticity(8, 2, 2, 6, 9)),
+        dataclasses.replace(ODD, group=20, action_size=1, plasticity=Plasticity(rate_shift=4)),
         dataclasses.replace(ODD, heads=5, phase="query"),
         dataclasses.replace(ODD.with_attention("tssa"), heads=4, phase="query", phase_over="tokens", period=3),
         dataclasses.replace(TINY.with_attention("lrf-dyn"), heads=1, phase="query", phase_over="tokens", period=1),
@@ -113,6 +135,8 @@ def test_decides_as_golden(geometry, seed, data):
         "step gates",
         "a step gate of eight steps and one layer",
         "a window that takes longer than the rest",
+        "a head that learns, more actions than it sums at a time",
+        "a head of one action and one group that learns",
         "a phase over steps, a head across groups",
         "a phase over tokens",
         "a phase that is always the same",
