@@ -63,7 +63,9 @@ class Learning:
         if self._check:
             self._check.learn(factor, self.weights, self._head.traces())
         apart = np.abs(self.weights - before)
-        self.changes.append(Change(index, len(episode.steps), worth, factor, np.count_nonzero(apart), int(apart.sum())))
+        self.changes.append(
+            Change(index, len(episode.steps), worth, factor, int(np.count_nonzero(apart)), int(apart.sum()))
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return what episode.json says of it."""

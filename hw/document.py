@@ -3,13 +3,13 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hw.memory_map import Section, memory_map
 from hw.registers import INTERFACE_VERSION, PAGE_OFFSET, PAGE_WORDS, WINDOW_BYTES, Register, register_table
 from model.deployed.geometry import Geometry
-from model.deployed.presets import HOPPER_Z2
+from model.deployed.presets import HOPPER_Z2, HOPPER_Z2_PLASTIC
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "registers.md"
 
@@ -20,7 +20,8 @@ INTRODUCTION = """\
 
 A circuit is one AXI4-Lite window of {kilobytes} KB with 32-bit words. This page is interface version {version} for
 the geometry HOPPER_Z2 (GEOMETRY_ID 0x{identifier:08x}); other geometries differ in counts, widths and pages only, and
-of another attention than PSSA in its memories (`taps`, `ring`); with step gates there is a memory `gates` more.
+of another attention than PSSA in its memories (`taps`, `ring`); with step gates there is a memory `gates` more, with
+plasticity what [the end of this page](#plasticity) says.
 
 * Every access is answered with OKAY. An address without a register reads zero and sets STATUS.BAD_ADDRESS; so does a
   store of less than four bytes, which is dropped. A store to an RO register does nothing.
@@ -52,6 +53,16 @@ STATUS.BAD_ADDRESS.
 """
 
 
+PLASTICITY = """\
+## Plasticity
+
+What a geometry whose head learns has more, here HOPPER_Z2_PLASTIC ([numbers.md](numbers.md#plasticity)). Write FACTOR, then a
+number to LEARN that it does not hold, and read LEARNED until it shows that number; meanwhile the circuit is busy. DONE of a
+decision comes when its traces are in, sooner where they are FROZEN. NEW_EPISODE and SOFT_RESET clear the traces; learned weights
+stay in `head` until a policy is loaded. A SOFT_RESET in the middle of a change leaves it half done: load again.
+"""
+
+
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
     for cells in (header, ("---",) * len(header), *rows):
         yield "| " + " | ".join(cells) + " |"
@@ -67,19 +78,34 @@ def _pages(section: Section) -> str:
     return str(section.page) if section.page == last else f"{section.page} to {last}"
 
 
-def page(g: Geometry) -> str:
-    """Return the page for a geometry."""
+def _registers(registers: Iterable[Register]) -> Iterator[str]:
+    return _table(
+        ("offset", "name", "access", "bits", "what"),
+        [(_offset(r), r.name, r.access + (", *idle*" if r.idle_only else ""), str(r.width), r.doc) for r in registers],
+    )
+
+
+def _sections(sections: Iterable[Section]) -> Iterator[str]:
+    return _table(
+        ("page", "section", "access", "rows", "bits of a row", "words", "stride", "what"),
+        [
+            (
+                *(_pages(s), s.name, "RW" if s.writable else "RO"),
+                *(str(n) for n in (s.rows, s.row_bits, s.words, s.stride)),
+                s.doc,
+            )
+            for s in sections
+        ],
+    )
+
+
+def page(g: Geometry, plastic: Geometry) -> str:
+    """Return the page for a geometry, and what another, whose head learns, has more."""
     registers, sections = register_table(g), memory_map(g)
     lines = [
         INTRODUCTION.format(kilobytes=WINDOW_BYTES // 1024, version=INTERFACE_VERSION, identifier=g.identifier),
         "## Registers by address\n",
-        *_table(
-            ("offset", "name", "access", "bits", "what"),
-            [
-                (_offset(r), r.name, r.access + (", *idle*" if r.idle_only else ""), str(r.width), r.doc)
-                for r in sorted(registers, key=lambda register: register.offset)
-            ],
-        ),
+        *_registers(sorted(registers, key=lambda register: register.offset)),
         "",
     ]
     for register in registers:
@@ -87,20 +113,10 @@ def page(g: Geometry) -> str:
             lines += [f"### {register.name}\n"]
             rows = [(str(bit), name, doc) for name, bit, doc in register.fields]
             lines += [*_table(("bit", "name", "what"), rows), ""]
-    lines += [
-        MEMORIES.format(offset=PAGE_OFFSET, words=PAGE_WORDS),
-        *_table(
-            ("page", "section", "access", "rows", "bits of a row", "words", "stride", "what"),
-            [
-                (
-                    *(_pages(s), s.name, "RW" if s.writable else "RO"),
-                    *(str(n) for n in (s.rows, s.row_bits, s.words, s.stride)),
-                    s.doc,
-                )
-                for s in sections.values()
-            ],
-        ),
-    ]
+    lines += [MEMORIES.format(offset=PAGE_OFFSET, words=PAGE_WORDS), *_sections(sections.values())]
+    more = [register for register in register_table(plastic) if register not in registers]
+    lines += ["", PLASTICITY, *_registers(more), ""]
+    lines += _sections(section for name, section in memory_map(plastic).items() if name not in sections)
     return "\n".join(lines) + "\n"
 
 
@@ -111,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is not current")
     options = parser.parse_args(arguments)
-    text = page(HOPPER_Z2)
+    text = page(HOPPER_Z2, HOPPER_Z2_PLASTIC)
     if not options.check:
         PAGE.write_text(text)
     elif not PAGE.is_file() or PAGE.read_text() != text:
