@@ -56,10 +56,11 @@ STATUS.BAD_ADDRESS.
 PLASTICITY = """\
 ## Plasticity
 
-What a geometry whose head learns has more, here HOPPER_Z2_PLASTIC ([numbers.md](numbers.md#plasticity)). Write FACTOR, then a
-number to LEARN that it does not hold, and read LEARNED until it shows that number; meanwhile the circuit is busy. DONE of a
-decision comes when its traces are in, sooner where they are FROZEN. NEW_EPISODE and SOFT_RESET clear the traces; learned weights
-stay in `head` until a policy is loaded. A SOFT_RESET in the middle of a change leaves it half done: load again.
+What a geometry whose head learns has more, here HOPPER_Z2_PLASTIC ([numbers.md](numbers.md#plasticity)). Write FACTOR,
+then a number to LEARN that it does not hold, and read LEARNED until it shows that number; meanwhile the circuit is
+busy. DONE of a decision comes when its traces are in, sooner where they are FROZEN. NEW_EPISODE and SOFT_RESET clear
+the traces; learned weights stay in `head` until a policy is loaded. A SOFT_RESET in the middle of a change leaves it
+half done: load again.
 """
 
 
