@@ -12,6 +12,7 @@ from sim.dense_benches import counters, embed, head
 from sim.gate_bench import gate
 from sim.match_benches import match
 from sim.neuron_benches import bank, lif, window
+from sim.phase_bench import phase
 from sim.plasticity_bench import plasticity
 from sim.ports import Bench, Ports
 from sim.register_bench import registers
@@ -35,6 +36,7 @@ BENCHES: dict[str, Bench] = {
     "dendrites": dendrites,
     "bank": bank,
     "gate": gate,
+    "phase": phase,
     "embed": embed,
     "head": head,
     "plasticity": plasticity,

@@ -45,6 +45,16 @@ PLASTIC = {
 }
 
 
+CODED = {
+    "HOPPER_Z2, phase over tokens": dataclasses.replace(
+        HOPPER_Z2, heads=4, phase="query", phase_over="tokens", period=16
+    ),
+    "TINY, phase over steps": dataclasses.replace(TINY, heads=8, phase="query"),
+    "ODD, phase over steps": dataclasses.replace(ODD, heads=5, phase="query"),
+}
+"""Heads of several groups, heads that share one, heads across groups."""
+
+
 def units(name: str, geometry: Geometry, names: Sequence[str]):
     text = component_verilog(f"{geometry.to_json()}|{names}", lambda: AllUnits(geometry, names), "units")
     return simulation(f"units {name}", text, "units")
@@ -70,6 +80,11 @@ def test_dendritic_unit(name, unit):
 @pytest.mark.parametrize("name", GATED)
 def test_step_gate(name):
     check(f"{name}, step gates", GATED[name], "gate", ["gate"])
+
+
+@pytest.mark.parametrize("name", CODED)
+def test_phase(name):
+    check(name, CODED[name], "phase", ["phase"])
 
 
 @pytest.mark.parametrize("name", PLASTIC)

@@ -20,6 +20,7 @@ from hw.lanes import LaneArray
 from hw.lif import LifNeuron
 from hw.memory import PolicyMemory
 from hw.memory_map import memory_map
+from hw.phase import PhaseGate
 from hw.plasticity import HeadPlasticity
 from hw.regfile import RegisterFile
 from hw.registers import register_table
@@ -131,6 +132,7 @@ UNITS = {
     "dendrites": Dendrites,
     "bank": BankAndStore,
     "gate": StepGate,
+    "phase": PhaseGate,
     "embed": Embedding,
     "head": Head,
     "plasticity": HeadPlasticity,
@@ -143,7 +145,12 @@ UNITS = {
 
 def units_of(g: Geometry) -> list[str]:
     """Return the names of the units that a circuit of this geometry has."""
-    lacking = {"dendrites": g.attention != "lrf-dyn", "gate": not g.adaptive, "plasticity": g.plasticity is None}
+    lacking = {
+        "dendrites": g.attention != "lrf-dyn",
+        "gate": not g.adaptive,
+        "phase": g.phase != "query",
+        "plasticity": g.plasticity is None,
+    }
     return [name for name in UNITS if not lacking.get(name)]
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from model.deployed.geometry import CIRCUITS, Geometry, GeometryError
+from model.deployed.geometry import CIRCUITS, PHASE_CLOCKS, Geometry, GeometryError
 from model.deployed.presets import ODD, TINY
 from model.deployed.sizes import Plasticity
 from sim.benches import BENCHES
@@ -19,18 +19,16 @@ SMALL = Geometry(observation_size=2, action_size=1, d_model=4, layers=1, steps=1
 
 
 @st.composite
-def geometries(
-    draw: st.DrawFn, attentions: Sequence[str] = CIRCUITS, gated: bool = False, plastic: bool = False
-) -> Geometry:
+def geometries(draw: st.DrawFn, attentions: Sequence[str] = CIRCUITS, wanted: str = "") -> Geometry:
     """Draw small geometries: odd sizes, one step to five, one group to three, every number of rows a cycle; every
-    attention that has a circuit, with heads that share a group and such that span groups; with step gates and
-    plasticity, and without, or with one of them alone."""
+    attention that has a circuit, with heads that share a group and such that span groups; with step gates, phase
+    codes and plasticity and without; with the module whose unit is `wanted` always."""
     rows = draw(st.sampled_from([1, 2, 4]))
     group = draw(st.sampled_from([2, 4, 6] if rows == 4 else [2, 3, 4, 5]))
     d_model = group * draw(st.integers(1, 3))
     attention = draw(st.sampled_from(attentions))
     dendritic = attention == "lrf-dyn"
-    adaptive = gated or draw(st.booleans())
+    adaptive = wanted == "gate" or draw(st.booleans())
     dense_bits = draw(st.integers(2, 8))
     rule = Plasticity(
         trace_bits=draw(st.integers(4, 20)),
@@ -40,6 +38,12 @@ def geometries(
         most_change=draw(st.integers(1, (1 << (dense_bits - 1)) - 1)),
     )
     shares = [s for s in range(1, d_model + 1) if d_model % s == 0 and (s % group == 0 or group % s == 0)]
+    gate = draw(st.booleans()) if dendritic else True
+    coded = wanted == "phase" or (gate and draw(st.booleans()))
+    choices = {"phase": "query", "phase_over": draw(st.sampled_from(PHASE_CLOCKS))}
+    if choices["phase_over"] == "tokens":
+        choices["period"] = draw(st.integers(1, 5))
+    heads = d_model // draw(st.sampled_from(shares))
     return dataclasses.replace(
         SMALL,
         observation_size=draw(st.integers(1, 6)),
@@ -50,7 +54,7 @@ def geometries(
         steps=draw(st.integers(3 if adaptive else 1, 5)),
         window=SMALL.with_attention(attention).window if dendritic else draw(st.integers(2, 5)),
         dendrites=draw(st.integers(2, 5)) if dendritic else SMALL.dendrites,
-        gate=draw(st.booleans()) if dendritic else True,
+        gate=gate or coded,
         mlp_ratio=draw(st.integers(1, 3)),
         weight_bits=draw(st.integers(2, 6)),
         dense_weight_bits=dense_bits,
@@ -60,8 +64,9 @@ def geometries(
         rows_per_cycle=rows,
         attention=attention,
         adaptive=adaptive,
-        plasticity=rule if plastic or draw(st.booleans()) else None,
-        heads=1 if attention in ("pssa", "lrf-dyn") else d_model // draw(st.sampled_from(shares)),
+        plasticity=rule if wanted == "plasticity" or draw(st.booleans()) else None,
+        heads=heads if coded or attention in ("sssa", "tssa") else 1,
+        **(choices if coded else {}),
     )
 
 
@@ -84,7 +89,7 @@ def test_unit(unit):
         database=None,
         phases=[Phase.generate],
     )
-    @given(geometry=geometries(attentions, unit == "gate", unit == "plasticity"), stall=stalls, seed=seeds)
+    @given(geometry=geometries(attentions, unit), stall=stalls, seed=seeds)
     def check(geometry, stall, seed):
         nonlocal checked
         checked += simulate(UNITS[unit](geometry), BENCHES[unit], geometry, seed, stall)
