@@ -229,7 +229,14 @@ def test_the_bench_times_every_bus_that_is_here(tmp_path, capsys):
     result = tmp_path / "bench.json"
     assert bench.main(["--geometry", "TINY", "--decisions", "10", "--json", str(result)]) == 0
     rows = json.loads(result.read_text())["us"]
-    assert list(rows) == ["memory, compiled", "memory, Python", "golden", "verilated", "verilated, loopback"]
+    assert list(rows) == [
+        "memory, compiled",
+        "memory, Python",
+        "golden",
+        "verilated",
+        "at once, loopback",
+        "verilated, loopback",
+    ]
     assert set(rows["golden"]) == {"total", "host", "bus"}
     assert set(rows["verilated, loopback"]) == {"total", "host", "bus", "network", "device", "echo", "held echo"}
     for parts in rows.values():
