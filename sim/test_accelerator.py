@@ -41,9 +41,9 @@ OTHERS = {
 }
 MILLION = {
     **dict.fromkeys(("HOPPER_Z2", "HOPPER_Z2_LEAN", "HOPPER_Z2_SSSA", "HOPPER_Z2_TSSA", "HOPPER_Z2_LRF"), 20000),
-    "HOPPER_Z2_PLASTIC": 20_000,
+    **dict.fromkeys(("HOPPER_Z2_PLASTIC", "HOPPER_Z2_SHALLOW"), 20_000),
     **dict.fromkeys(("Z2_256", "ZCU104_256"), 10_000),
-    **{"CLASSIC": 100_000, "WIDE": 100_000, "ODD": 300_000, "TINY": 360_000},
+    **{"CLASSIC": 100_000, "WIDE": 100_000, "ODD": 300_000, "TINY": 340_000},
 }
 """Preset -> decisions; the smaller a circuit, the more of them take a minute."""
 NAMES = {TINY: "TINY", ODD: "ODD", WIDE: "WIDE", HOPPER_Z2: "HOPPER_Z2", HOPPER_Z2_LRF: "HOPPER_Z2_LRF"} | OTHERS

@@ -38,6 +38,9 @@ HOPPER_Z2 = Geometry(observation_size=17, action_size=6, d_model=128, layers=3, 
 HOPPER_Z2_LEAN = dataclasses.replace(HOPPER_Z2, rows_per_cycle=1, group=8)
 """The circuit of HOPPER_Z2's policies in half the place: one weight row a cycle, eight channels at a time."""
 
+HOPPER_Z2_SHALLOW = dataclasses.replace(HOPPER_Z2, layers=2)
+"""HOPPER_Z2 with a layer less: two thirds of its cycles."""
+
 HOPPER_Z2_SSSA = HOPPER_Z2.with_attention("sssa")
 """HOPPER_Z2 with attention by matches, in each SNN step alone."""
 
@@ -68,6 +71,7 @@ PRESETS = {
     "ODD": ODD,
     "HOPPER_Z2": HOPPER_Z2,
     "HOPPER_Z2_LEAN": HOPPER_Z2_LEAN,
+    "HOPPER_Z2_SHALLOW": HOPPER_Z2_SHALLOW,
     "HOPPER_Z2_SSSA": HOPPER_Z2_SSSA,
     "HOPPER_Z2_TSSA": HOPPER_Z2_TSSA,
     "HOPPER_Z2_LRF": HOPPER_Z2_LRF,
