@@ -301,7 +301,7 @@ def _frugal(geometry: str, row_cost: float, **choices: Any) -> TrainConfig:
 
 PRESETS = {
     "hopper": _frugal("HOPPER_Z2", 0.06, steps=4500, quant_steps=1500),
-    "hopper-shallow": _frugal("HOPPER_Z2_SHALLOW", 0.06, steps=4500, quant_steps=1500),
+    "hopper-shallow": _frugal("HOPPER_Z2_SHALLOW", 0.06, batch=32, steps=3000, quant_steps=1000),
     "hopper-sssa": _frugal("HOPPER_Z2_SSSA", 0.04, batch=32, steps=3000, quant_steps=1000),
     "hopper-tssa": _frugal("HOPPER_Z2_TSSA", 0.04, batch=32, steps=3000, quant_steps=1000),
     "hopper-lrf": _frugal("HOPPER_Z2_LRF", 0.04, length=32, batch=32, steps=1000, quant_steps=400),
