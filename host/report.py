@@ -17,6 +17,7 @@ matplotlib.use("Agg")  # before pyplot; there may be no screen
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from host.activity import Activity
@@ -217,8 +218,10 @@ def _learning(figure: Figure, changes: list[dict[str, Any]]) -> None:
     factors, sizes = figure.subplots(2, sharex=True)
     for axes, name, label in ((factors, "factor", "third factor"), (sizes, "size", "units of weight")):
         axes.bar(range(len(changes)), [change[name] for change in changes])
+        axes.set_axisbelow(True)
         axes.set_ylabel(label)
     sizes.set_xlabel("change of the head")
+    sizes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _learning(figure: Figure, changes: list[dict[str, Any]]) -> None:
