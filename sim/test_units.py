@@ -40,7 +40,6 @@ GATED = {
 
 PLASTIC = {
     "HOPPER_Z2_PLASTIC": HOPPER_Z2_PLASTIC,
-    "TINY": dataclasses.replace(TINY, plasticity=Plasticity(20, 8, 16, factor_bits=12, most_change=127)),
     "ODD": dataclasses.replace(ODD, plasticity=Plasticity(6, 2, 0, factor_bits=6, most_change=5)),
 }
 
@@ -49,10 +48,9 @@ CODED = {
     "HOPPER_Z2, phase over tokens": dataclasses.replace(
         HOPPER_Z2, heads=4, phase="query", phase_over="tokens", period=16
     ),
-    "TINY, phase over steps": dataclasses.replace(TINY, heads=8, phase="query"),
     "ODD, phase over steps": dataclasses.replace(ODD, heads=5, phase="query"),
 }
-"""Heads of several groups, heads that share one, heads across groups."""
+"""Heads of several groups, heads across groups."""
 
 
 def units(name: str, geometry: Geometry, names: Sequence[str]):
