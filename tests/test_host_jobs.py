@@ -36,9 +36,14 @@ def test_jobs_fly_what_one_process_flies(tmp_path, capsys):
     assert len(tables[1]) == 1 + summaries[1]["steps"]
 
 
+def options_of(seed):
+    unused = dict.fromkeys(("board", "geometry", "scrub", "learn"))
+    return argparse.Namespace(jobs=2, seed=seed, device="golden", check=False, **unused)
+
+
 def test_a_job_that_fails_says_why():
     policy = Policy.load(zoo.find("cartpole"))
-    options = argparse.Namespace(jobs=2, seed=5, device="golden", board=None, geometry=None, check=False, scrub=None)
+    options = options_of(seed=5)
     episodes = [Episode(5), Episode(6)]
     with pytest.raises(JobError, match="Hopper-v5"):
         fly_side_by_side(
@@ -51,7 +56,7 @@ def test_a_job_that_fails_says_why():
 
 def test_an_interrupt_keeps_what_came():
     policy = Policy.load(zoo.find("cartpole"))
-    options = argparse.Namespace(jobs=2, seed=0, device="golden", board=None, geometry=None, check=False, scrub=None)
+    options = options_of(seed=0)
     episodes, seen = [Episode(0), Episode(1), Episode(2)], []
 
     def on_step(index, episode):

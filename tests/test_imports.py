@@ -33,7 +33,7 @@ ALLOWED = {
     "model.deployed": {"numpy", "model.deployed"},
     "model.deployed.sizes": set(),
     "model.deployed.geometry": {"model.deployed.sizes"},
-    "model.deployed.presets": {"model.deployed.geometry"},
+    "model.deployed.presets": {"model.deployed.geometry", "model.deployed.sizes"},
     "model.deployed.artifact": {"numpy", "safetensors", "model.deployed"},
     "model.data": BASE | ENVIRONMENTS | {"h5py", "model.data"},
     "model.data.agents": {"numpy", "torch", "tqdm", "gymnasium", "stable_baselines3", "sb3_contrib", "model.data"},

@@ -28,6 +28,8 @@ def test_geometries_without_dendrites_are_identified_as_before_there_were_any() 
             "HOPPER_Z2_SSSA": "4be4a782",
             "HOPPER_Z2_TSSA": "1cf392af",
             "HOPPER_Z2_LRF": "3dc6a1cc",
+            "HOPPER_Z2_SHALLOW": "41fb9f78",
+            "HOPPER_Z2_PLASTIC": "0f485cad",
         },
         **{"WIDE": "5e629e4e", "Z2_256": "d705084a", "ZCU104_256": "8f97204d"},
     }
