@@ -84,6 +84,12 @@ def test_register_window(geometry: Geometry, name: str) -> None:
     assert re.search(rf"{name}: \d+ comparisons", log), log
 
 
+def test_learning_through_the_register_window() -> None:
+    geometry = dataclasses.replace(TINY, plasticity=Plasticity())
+    log = run_bench(*(accelerator(geometry), TOP, "sim.bench_learning", r"\.learning$", 1), geometry=geometry.to_json())
+    assert re.search(r"learning: \d+ comparisons", log), log
+
+
 @pytest.mark.parametrize("change", [{"rows_per_cycle": 2}, {"group": 16}], ids=str)
 def test_a_policy_runs_on_circuits_of_other_rows_and_groups(change: dict[str, int]) -> None:
     """Policies of TINY: words and residuals as PyTorch's, signatures as the golden network's of that circuit."""
