@@ -30,6 +30,7 @@ from model.scores.cells import SENTENCES, commit, versions
 from model.studies import (
     adaptive,
     bits,
+    changed,
     classic,
     convergence,
     dropout,
@@ -38,6 +39,7 @@ from model.studies import (
     field,
     modules,
     norms,
+    plasticity,
     position,
     rates,
     recipe,
@@ -72,6 +74,8 @@ STUDIES: dict[str, Study] = {
         sparse.STUDY,
         modules.STUDY,
         classic.STUDY,
+        plasticity.STUDY,
+        changed.STUDY,
     )
 }
 """Every study by name."""
