@@ -33,9 +33,9 @@ WORLDS: dict[str, Row] = {
     "mass x 1.25": {"mass": 1.25},
     "friction x 0.5": {"friction": 0.5},
     "gear x 0.85": {"gear": 0.85},
-    "lost: torso's angle": {"lost": 1},
+    "lost thigh angle": {"lost": 2},
 }
-"""label -> what is other in it (`model.data.changed`). Hopper's component 1 is the angle of its torso."""
+"""label -> what is other in it (`model.data.changed`). Hopper's component 2 is the angle of its thigh."""
 
 RULES: dict[str, tuple[int, Plasticity]] = {
     "episodes": (0, Plasticity()),
@@ -86,7 +86,7 @@ def weights(policy: Policy, learners: int) -> Tensor:
 
 
 def scattered(before: Tensor, after: Tensor, bits: int) -> Tensor:
-    """Return `before` with the same changes as `after` has, of each learner at other weights and with signs by chance."""
+    """Return `before` with the changes that `after` has, at other weights of the learner and with signs by chance."""
     drawn = []
     for seed, change in enumerate((after - before).numpy()):
         rng = np.random.default_rng(seed)

@@ -47,7 +47,7 @@ class Yardstick:
 class Learners:
     """A `rollout.Brain`: one episode of every learner at once, the same golden network in front of all heads.
 
-    As many `golden_plasticity.PlasticNetwork`, in every bit, several times faster (`tests/test_model_study_changed.py`).
+    Equal to as many `golden_plasticity.PlasticNetwork` and several times faster.
 
     policy : of a geometry with plasticity. weight : the heads' weights [learners, actions, channels].
     frozen : whether traces and weights stand still. every : decisions after which a learner is given the worth of the
@@ -81,7 +81,7 @@ class Learners:
         self._rows, self._decided = list(range(batch)), 0
 
     def decide(self, tokens: Floats, live: Sequence[int]) -> Floats:
-        """Return actions [learners, actions] for normalised tokens [learners, inputs]; episodes not in `live` are over."""
+        """Return actions [learners, actions] for normalised tokens [learners, inputs]; those not in `live` are over."""
         if len(live) < len(self._rows):
             self._golden.keep([self._rows.index(row) for row in live])
             self._rows = list(live)

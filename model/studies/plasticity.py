@@ -69,7 +69,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
     curves.legend(title="rate of the rule", fontsize=7)
     for axes, value, text in (
         (updates, "updates_over", "updates to target, less those without the rule"),
-        (returns, "over", "return less that without the rule"),
+        (returns, "return_over", "return less that without the rule"),
     ):
         plots.dots(axes, rows, "variant", value, text)
         plots.intervals(axes, rows, "variant", value)
@@ -83,7 +83,7 @@ STUDY = Study(
     measure,
     draw,
     keys=("variant",),
-    values=("validation_loss", "loss_over", "updates_to_target", "updates_over", "reached", "return", "over"),
+    values=("validation_loss", "loss_over", "updates_to_target", "updates_over", "reached", "return", "return_over"),
     size=(12.0, 3.6),
     interval=True,
 )

@@ -27,8 +27,10 @@ class LocalRule:
 
     @torch.no_grad()
     def observe(self, membrane: Tensor, threshold: Tensor, outputs: Tensor, to_go: Tensor, real: Tensor) -> None:
-        """Take windows in: membrane [steps, rows, channels] in front of the head, threshold [channels], outputs
-        [batch, length, actions], to_go [batch, length], real [batch, length] false on padding, whose tokens have no row.
+        """Take windows in: their outputs [batch, length, actions] and returns-to-go [batch, length].
+
+        real [batch, length] : false on padding, which has no row. membrane [steps, rows, channels] : what the head read;
+        threshold [channels].
         """
         rate = (membrane > threshold).to(outputs.dtype).mean(0)
         pre = torch.zeros(*real.shape, rate.shape[-1], dtype=rate.dtype, device=rate.device)
@@ -45,7 +47,7 @@ class LocalRule:
 
 
 def third_factor(to_go: Tensor) -> Tensor:
-    """Return how much better than the others each window ends [batch], -1..1, by the return-to-go [batch, length] there.
+    """Return how well each window ends beside the others [batch], -1..1: its last return-to-go, of [batch, length].
 
     Less the mean of the batch, over the largest distance from it; zeros where all are alike.
     """
