@@ -356,7 +356,7 @@ def test_command_lists_its_studies(capsys):
     assert study.main(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == list(study.STUDIES)
-    assert len(listed) == 19
+    assert len(listed) == 21
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from model.studies.runs import Bench, Row, Study, flown
 RATES = (0.0, 0.001, 0.01, 0.1)
 SHARE = 0.8
 """Of the updates, after which the training without the rule has the loss that is the target of its seed."""
+OVER = {"updates_to_target": "updates_over", "validation_loss": "loss_over", "return": "return_over"}
+"""value -> the same less that of the training without the rule."""
 
 
 def reached(curve: list[tuple[int, float, float]], target: float) -> float | None:
@@ -48,11 +50,7 @@ def measure(bench: Bench) -> list[Row]:
         rows.append(row)
     plain = {row["seed"]: row for row in rows if row["variant"] == "without"}
     for row in rows:
-        for value, name in (
-            ("updates_to_target", "updates_over"),
-            ("validation_loss", "loss_over"),
-            ("return", "over"),
-        ):
+        for value, name in OVER.items():
             pair = row[value], plain[row["seed"]][value]
             row[name] = None if row["variant"] == "without" or None in pair else pair[0] - pair[1]
     return rows

@@ -29,8 +29,8 @@ class LocalRule:
     def observe(self, membrane: Tensor, threshold: Tensor, outputs: Tensor, to_go: Tensor, real: Tensor) -> None:
         """Take windows in: their outputs [batch, length, actions] and returns-to-go [batch, length].
 
-        real [batch, length] : false on padding, which has no row. membrane [steps, rows, channels] : what the head read;
-        threshold [channels].
+        real [batch, length] : false on padding, which has no row. membrane [steps, rows, channels] : what the head
+        read; threshold [channels].
         """
         rate = (membrane > threshold).to(outputs.dtype).mean(0)
         pre = torch.zeros(*real.shape, rate.shape[-1], dtype=rate.dtype, device=rate.device)
