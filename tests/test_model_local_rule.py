@@ -13,6 +13,7 @@ import torch
 from model import train
 from model.data import offline
 from model.deployed.presets import TINY
+from model.training.checkpoint import Checkpoint
 from model.training.config import ConfigError, TrainConfig
 from model.training.plasticity import DECAY, MOST, LocalRule, third_factor
 from model.training.trainer import Trainer
@@ -87,10 +88,7 @@ def test_it_changes_the_training_and_off_is_as_it_was(tmp_path: Path, monkeypatc
     monkeypatch.setattr(LocalRule, "observe", lambda *_: heads.append(1))
     plain = trained(tmp_path / "off")
     assert not heads
-    weights = [
-        torch.load(tmp_path / name / "float.pt", weights_only=False)["network"]["head.linear.weight"]
-        for name in ("on", "off")
-    ]
+    weights = [Checkpoint.load(tmp_path / name / "float.pt").network.head.linear.weight for name in ("on", "off")]
     assert not torch.equal(*weights)
     assert (tmp_path / "on" / "log.csv").read_text() != (tmp_path / "off" / "log.csv").read_text()
     assert learned.config.plasticity == 0.1
