@@ -131,5 +131,5 @@ def test_refusals_are_one_sentence(environment: str, choices: Any, sentence: str
 
 def test_commands_take_it(capsys: pytest.CaptureFixture[str]) -> None:
     choices = ["--device", "golden", "--policy", "hopper-tiny"]
-    assert run_episode.main([*choices, "--env", 'Hopper-v5 {"changed": {"mas": 2}}']) == 2
+    assert run_episode.main([*choices, "--env", 'Hopper-v5 {"changed": {"mas": 2}}']) == 1
     assert "changed has no mas; it has mass" in capsys.readouterr().err

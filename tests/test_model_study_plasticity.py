@@ -168,8 +168,8 @@ def test_chance_moves_other_weights_by_the_same() -> None:
         assert not torch.equal(learned, drawn)
     assert {-1, 1} <= set(torch.sign(chance - before).flatten().tolist())
     assert torch.equal(chance, changed.scattered(before, after, 8))
-    edge = changed.scattered(torch.full((1, 1, 4), 127), torch.full((1, 1, 4), 120), 8)
-    assert edge.max() <= 127
+    edge = changed.scattered(torch.full((1, 1, 4), 127), torch.full((1, 1, 4), 107), 8)
+    assert edge.tolist() == [[[107] * 4]]
 
 
 def test_a_shipped_policy_learns_in_every_world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,8 @@ def test_a_shipped_policy_learns_in_every_world(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(zoo, "find", lambda name: test_policy if name == "hopper-medium" else Path("none"))
     monkeypatch.setattr(changed, "LEARNING", 4)
     monkeypatch.setattr(changed, "WORLDS", {"as trained": {}, "gear x 0.5": {"gear": 0.5}})
-    monkeypatch.setattr(changed, "RULES", {"episodes": (0, RULE), "4 steps": (4, RULE)})
+    rule = dataclasses.replace(RULE, rate_shift=8)
+    monkeypatch.setattr(changed, "RULES", {"episodes": (0, rule), "4 steps": (4, rule)})
     bench = _bench("hopper-medium", tmp_path, monkeypatch)
     rows = changed.measure(bench)
     labels = ["none", "episodes", "chance, as episodes", "4 steps", "chance, as 4 steps"]

@@ -87,12 +87,15 @@ def weights(policy: Policy, learners: int) -> Tensor:
 
 def scattered(before: Tensor, after: Tensor, bits: int) -> Tensor:
     """Return `before` with the changes that `after` has, at other weights of the learner and with signs by chance."""
-    drawn = []
+    moved = []
     for seed, change in enumerate((after - before).numpy()):
         rng = np.random.default_rng(seed)
-        moved = rng.permutation(np.abs(change).ravel()) * rng.choice([-1, 1], change.size)
-        drawn.append(torch.from_numpy(moved.reshape(change.shape)))
-    return torch.clamp(before + torch.stack(drawn), *limits(bits))
+        drawn = rng.permutation(np.abs(change).ravel()) * rng.choice([-1, 1], change.size)
+        moved.append(torch.from_numpy(drawn.reshape(change.shape)))
+    change, (low, high) = torch.stack(moved), limits(bits)
+    # the other way where a weight would leave its range, so that no change is cut
+    change = torch.where((before + change < low) | (before + change > high), -change, change)
+    return torch.clamp(before + change, low, high)
 
 
 def _measure(policy: Policy, name: str, learners: int, episodes: int) -> dict[str, Any]:
