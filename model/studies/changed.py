@@ -15,6 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from model.data.environments import parse
 from model.data.offline import Normaliser
 from model.deployed import zoo
 from model.deployed.artifact import Policy
@@ -39,14 +40,15 @@ WORLDS: dict[str, Row] = {
 
 RULES: dict[str, tuple[int, Plasticity]] = {
     "episodes": (0, Plasticity()),
-    "16 steps": (16, Plasticity(rate_shift=16)),
+    "16 steps": (16, Plasticity(rate_shift=15)),
 }
 """label -> decisions between third factors (0: one after each episode), and the sizes of the rule."""
 
 
 def world(environment: str, changes: Row) -> str:
     """Return an environment's name with other things changed in its world."""
-    return f"{environment} {json.dumps({'changed': changes})}" if changes else environment
+    name, options = parse(environment)
+    return f"{name} {json.dumps(options | {'changed': changes})}" if changes else environment
 
 
 def fly(learners: Learners, environment: str, seeds: list[int]) -> list[float]:
