@@ -40,6 +40,7 @@ WORLDS: dict[str, Row] = {
 
 RULES: dict[str, tuple[int, Plasticity]] = {
     "episodes": (0, Plasticity()),
+    "episodes, eta / 4": (0, Plasticity(rate_shift=14)),
     "16 steps": (16, Plasticity(rate_shift=15)),
 }
 """label -> decisions between third factors (0: one after each episode), and the sizes of the rule."""
