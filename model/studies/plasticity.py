@@ -11,7 +11,7 @@ from model.scores.suites import SPIKING
 from model.studies import plots
 from model.studies.runs import Bench, Row, Study, flown
 
-RATES = (0.0, 0.001, 0.01, 0.1)
+RATES = (0.0, 0.01, 0.1)
 SHARE = 0.8
 """Of the updates, after which the training without the rule has the loss that is the target of its seed."""
 OVER = {"updates_to_target": "updates_over", "validation_loss": "loss_over", "return": "return_over"}
