@@ -35,7 +35,7 @@ class Yardstick:
         count, mean, squares = self._count[rows], self._mean[rows], self._squares[rows]
         distance = values[rows] - mean
         deviation = np.sqrt(squares / np.maximum(count - 1, 1))
-        worth = np.divide(distance, 2 * deviation, out=np.zeros(len(rows)), where=(count > 1) & (deviation > 0))
+        worth = np.divide(distance, 2 * deviation, out=np.zeros(len(rows)), where=deviation > 0)
         self._count[rows] += 1
         self._mean[rows] += distance / self._count[rows]
         self._squares[rows] += distance * (values[rows] - self._mean[rows])
@@ -50,7 +50,7 @@ class Learners:
     Equal to as many `golden_plasticity.PlasticNetwork` and several times faster.
 
     policy : of a geometry with plasticity. weight : the heads' weights [learners, actions, channels].
-    frozen : whether traces and weights stand still. every : decisions after which a learner is given the worth of the
+    frozen : whether there are no traces, so that nothing changes the weights. every : decisions after which a learner is given the worth of the
     reward since the last time; 0: only `learn` gives a factor.
     """
 
@@ -114,5 +114,4 @@ class Learners:
 
     def learn(self, factor: Tensor) -> None:
         """Change every head by its traces and its third factor [learners]; 0 changes nothing."""
-        if not self.frozen:
-            self._head.learn(factor)
+        self._head.learn(factor)
