@@ -50,8 +50,8 @@ class Learners:
     Equal to as many `golden_plasticity.PlasticNetwork` and several times faster.
 
     policy : of a geometry with plasticity. weight : the heads' weights [learners, actions, channels].
-    frozen : whether there are no traces, so that nothing changes the weights. every : decisions after which a learner is given the worth of the
-    reward since the last time; 0: only `learn` gives a factor.
+    frozen : whether there are no traces, so that nothing changes the weights. every : decisions after which a learner
+    is given the worth of the reward since the last time; 0: only `learn` gives a factor.
     """
 
     def __init__(self, policy: Policy, weight: Tensor, frozen: bool = False, every: int = 0) -> None:
