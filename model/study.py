@@ -193,8 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problem = f"unknown study {', '.join(unknown)}" if unknown else "name a study"
         parser.error(f"{problem}; there are {', '.join(STUDIES)}, or all")
     check_least(parser, options, steps=1, quant_steps=1, batch=1, seeds=1, threads=1, episodes=0)
-    if "streaming" in chosen and not options.episodes and not options.redraw:
-        parser.error("the study streaming compares decisions of episodes; set --episodes to at least 1")
+    for name, purpose in (("streaming", "compares decisions of"), ("changed", "is about the returns of")):
+        if name in chosen and not options.episodes and not options.redraw:
+            parser.error(f"the study {name} {purpose} episodes; set --episodes to at least 1")
     if options.redraw and (len(chosen) != 1 or not options.png):
         parser.error("--redraw draws one study; name it, and give --png")
     torch.set_num_threads(options.threads)
