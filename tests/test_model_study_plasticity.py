@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 
 from model import study
 from model.data import offline
-from model.data.offline import Episodes
+from model.data.offline import Episodes, Normaliser
 from model.data.tasks import find
 from model.deployed import zoo
 from model.deployed.artifact import ACTION_SCALE, Policy, quantise_token
 from model.deployed.golden_plasticity import PlasticNetwork
 from model.deployed.presets import TINY
 from model.deployed.sizes import Plasticity
+from model.scores import rollout
 from model.studies import changed, plasticity
 from model.studies.learners import Learners, Yardstick
 from model.studies.runs import Bench, Budget
@@ -155,6 +156,19 @@ def test_frozen_learners_stand_still() -> None:
     frozen.learn(torch.tensor([127, -127]))
     assert torch.equal(frozen.weight, changed.weights(policy, 2))
     assert not frozen.eligibility.any()
+
+
+def test_a_score_is_what_the_golden_network_returns_with_each_learner_s_head() -> None:
+    policy = dataclasses.replace(Policy.load(zoo.find(zoo.TEST_POLICY)), environment='Hopper-v5 {"frame_skip": 8}')
+    weight = changed.weights(policy, 2)
+    weight[1] = -weight[1]
+    normaliser = Normaliser(policy.input_mean, policy.input_std, policy.return_scale)
+    for learner, found in enumerate(changed.score(policy, weight, policy.environment, 3)):
+        tensors = policy.tensors | {"head.weight": weight[learner].numpy()}
+        brain = rollout.GoldenBrain(dataclasses.replace(policy, tensors=tensors))
+        seeds = range(1000 * (learner + 1) + 500, 1000 * (learner + 1) + 503)
+        done = rollout.run(brain, policy.environment, normaliser, policy.target_return, seeds)
+        assert found == np.mean([sum(episode.rewards) for episode in done])
 
 
 def test_chance_moves_other_weights_by_the_same() -> None:
