@@ -59,7 +59,7 @@ def test_a_target_is_reached_where_the_line_between_two_losses_crosses_it() -> N
 
 
 def test_updates_are_compared_with_the_same_seed_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "LOG_EVERY", 2)
+    monkeypatch.setattr(trainer, "LOG_EVERY", 4)
     bench = _bench("cartpole-mixed", tmp_path, monkeypatch, steps=20)
     rows = plasticity.measure(bench)
     names = ["without", *(f"{rate:g}" for rate in plasticity.RATES[1:])]
