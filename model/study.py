@@ -30,6 +30,7 @@ from model.scores.cells import SENTENCES, commit, versions
 from model.studies import (
     adaptive,
     bits,
+    changed,
     classic,
     convergence,
     dropout,
@@ -38,6 +39,7 @@ from model.studies import (
     field,
     modules,
     norms,
+    plasticity,
     position,
     rates,
     recipe,
@@ -72,6 +74,8 @@ STUDIES: dict[str, Study] = {
         sparse.STUDY,
         modules.STUDY,
         classic.STUDY,
+        plasticity.STUDY,
+        changed.STUDY,
     )
 }
 """Every study by name."""
@@ -189,8 +193,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         problem = f"unknown study {', '.join(unknown)}" if unknown else "name a study"
         parser.error(f"{problem}; there are {', '.join(STUDIES)}, or all")
     check_least(parser, options, steps=1, quant_steps=1, batch=1, seeds=1, threads=1, episodes=0)
-    if "streaming" in chosen and not options.episodes and not options.redraw:
-        parser.error("the study streaming compares decisions of episodes; set --episodes to at least 1")
+    for name, purpose in (("streaming", "compares decisions of"), ("changed", "is about the returns of")):
+        if name in chosen and not options.episodes and not options.redraw:
+            parser.error(f"the study {name} {purpose} episodes; set --episodes to at least 1")
     if options.redraw and (len(chosen) != 1 or not options.png):
         parser.error("--redraw draws one study; name it, and give --png")
     torch.set_num_threads(options.threads)

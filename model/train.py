@@ -42,6 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, help="replaces the configuration's seed")
     parser.add_argument("--steps", type=int, help="replaces the configuration's float updates")
     parser.add_argument("--quant-steps", type=int, help="replaces the configuration's quantisation-aware updates")
+    parser.add_argument(
+        "--plasticity", type=float, metavar="ETA", help="replaces the configuration's rate of the head's local rule"
+    )
     parser.add_argument("--resume", action="store_true", help="continue the run in the folder, if there is one")
     parser.add_argument("--save-every", type=int, default=250, help="updates between checkpoints (default 250)")
     parser.add_argument(
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "model.train", *(sys.argv[1:] if arguments is None else arguments)])
     out = options.out or Path("runs") / Path(options.config).stem
     try:
-        replaced = {"seed": options.seed, "steps": options.steps, "quant_steps": options.quant_steps}
+        replaced = {name: getattr(options, name) for name in ("seed", "steps", "quant_steps", "plasticity")}
         config = dataclasses.replace(
             find(options.config), **{name: value for name, value in replaced.items() if value is not None}
         )

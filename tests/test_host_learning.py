@@ -21,7 +21,6 @@ from model.deployed.learned import LearnedHead
 from model.deployed.presets import ODD, TINY
 from model.deployed.random_policy import random_policy, random_tokens
 from model.deployed.sizes import Plasticity
-from model.deployed.yardstick import Yardstick
 
 RULE = Plasticity(trace_bits=10, trace_shift=2, rate_shift=5, factor_bits=6, most_change=9)
 
@@ -109,18 +108,6 @@ def test_the_check_sees_a_wrong_head(what):
     found[what][1, 4] += 1
     with pytest.raises(Difference, match=rf"{what} of the head differ .* third factor 7, first in action 1, channel 4"):
         check.learn(7, **found)
-
-
-def test_yardstick():
-    yardstick = Yardstick(2, 100)
-    values = np.array([[1.0, 5.0], [3.0, 5.0], [2.0, 9.0], [100.0, 7.0], [-100.0, 5.0]])
-    factors = [yardstick.factor(row, [0] if n == 2 else [0, 1]).tolist() for n, row in enumerate(values)]
-    # two values are no yardstick, nor are equal ones; the third of the first is its mean; then far out on either side
-    assert factors[:3] == [[0, 0], [0, 0], [0, 0]]
-    assert factors[3] == [100, 0]
-    assert factors[4][0] == -100
-    # 5, 5 and 7: 2/3 under the mean, of a deviation of 2/sqrt(3)
-    assert factors[4][1] == round(-100 * (2 / 3) / (2 * 2 / 3**0.5))
 
 
 def test_the_artifact_keeps_its_parent(tmp_path):

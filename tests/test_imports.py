@@ -38,7 +38,9 @@ ALLOWED = {
     "model.data": BASE | ENVIRONMENTS | {"h5py", "model.data"},
     "model.data.agents": {"numpy", "torch", "tqdm", "gymnasium", "stable_baselines3", "sb3_contrib", "model.data"},
     # shared with the host
-    "model.data.environments": {"numpy", "gymnasium", "gymnasium_robotics", "mujoco", "model.data.key_to_door"},
+    "model.data.environments": {"numpy", "gymnasium", "gymnasium_robotics", "mujoco"}
+    | {"model.data.key_to_door", "model.data.changed"},
+    "model.data.changed": {"numpy", "gymnasium", "mujoco"},
     "model.data.key_to_door": {"numpy", "gymnasium"},
     "model.network": {"torch", "model.compiled", "model.deployed.geometry", "model.network"},
     "model.integer": {"numpy", "torch", "model.deployed", "model.network", "model.integer"},

@@ -356,7 +356,7 @@ def test_command_lists_its_studies(capsys):
     assert study.main(["--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert listed == list(study.STUDIES)
-    assert len(listed) == 19
+    assert len(listed) == 21
 
 
 @pytest.mark.parametrize(
@@ -365,6 +365,7 @@ def test_command_lists_its_studies(capsys):
         (["normes"], "unknown study normes; there are entropy, norms"),
         ([], "name a study"),
         (["norms", "--seeds", "0"], "--seeds must be at least 1"),
+        (["changed", "--episodes", "0"], "the study changed is about the returns of episodes; set --episodes to at"),
         (["norms", "bits", "--redraw", "x.json", "--png", "x.png"], "--redraw draws one study"),
     ],
 )

@@ -50,6 +50,9 @@ def name_of(spec: "gymnasium.envs.registration.EnvSpec") -> str:
     options = {key: value for key, value in spec.kwargs.items() if key not in usual or usual[key] != value}
     if known and spec.max_episode_steps != known.max_episode_steps:
         options["max_episode_steps"] = spec.max_episode_steps
+    for wrapper in spec.additional_wrappers:
+        if wrapper.name == "Changed":
+            options["changed"] = wrapper.kwargs
     return spec.id + (f" {json.dumps(options, sort_keys=True)}" if options else "")
 
 
@@ -57,11 +60,13 @@ def make(environment: str, **options: Any) -> "gymnasium.Env[Any, Any]":
     """Make an environment whose observation is one vector: dictionaries and tuples are flattened in Gymnasium's order.
 
     environment : a Gymnasium id, such as Hopper-v5, with its own options as JSON behind a space where it needs some.
+    The option `changed` is of every environment: what is other in its world (`model.data.changed`).
     options : more options for `gymnasium.make`. Raises `DataError`.
     """
     import gymnasium
 
     name, chosen = parse(environment)
+    changes = chosen.pop("changed", None)
     _register(name)
     _log_to_the_console()
     try:
@@ -72,11 +77,21 @@ def make(environment: str, **options: Any) -> "gymnasium.Env[Any, Any]":
             raise DataError(f"{name} fails with MuJoCo 3.12 and newer: pip install 'mujoco==3.11.0'") from None
         raise DataError(f"the environment {environment} cannot be made: {_one_line(error)}") from None
     space = made.observation_space
-    if isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1:
-        return made
-    if not space.is_np_flattenable:
-        raise DataError(f"the observations of {environment} are {space}, which is no vector; choose another one")
-    return gymnasium.wrappers.FlattenObservation(made)
+    if not (isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1):
+        if not space.is_np_flattenable:
+            raise DataError(f"the observations of {environment} are {space}, which is no vector; choose another one")
+        made = gymnasium.wrappers.FlattenObservation(made)
+    return made if changes is None else _changed(made, changes, environment)
+
+
+def _changed(made: "gymnasium.Env[Any, Any]", changes: Any, environment: str) -> "gymnasium.Env[Any, Any]":
+    from model.data.changed import changed
+
+    try:
+        return changed(made, changes)
+    except ValueError as error:
+        made.close()
+        raise DataError(f"the environment {environment} cannot be made: {error}") from None
 
 
 def _register(name: str) -> None:

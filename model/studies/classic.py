@@ -6,13 +6,12 @@ Float networks: the routing of the paper has no integer form.
 
 import dataclasses
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from model.data.tasks import SNN_DT_RETURNS
 from model.scores.suites import SPIKING
 from model.studies import plots
-from model.studies.runs import Bench, Row, Study, flown, half_width
+from model.studies.runs import Bench, Row, Study, flown
 
 HEADS = 4
 
@@ -67,12 +66,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
         (differences, "over_none", "return less that of none, same seed"),
     ):
         plots.dots(axes, rows, "variant", value, text)
-        for number, name in enumerate(plots.names(rows, "variant")):
-            values = [row[value] for row in rows if row["variant"] == name and row[value] is not None]
-            colour = plots.COLOURS[number % len(plots.COLOURS)]
-            if len(values) > 1:
-                half = half_width(float(np.std(values, ddof=1)), len(values))
-                axes.errorbar(np.mean(values), number + 0.2, xerr=half, color=colour, capsize=3)
+        plots.intervals(axes, rows, "variant", value)
     for number, name in enumerate(plots.names(rows, "variant")):
         printed = next(row["printed_by_authors"] for row in rows if row["variant"] == name)
         if printed != "-":

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from model.files import save
-from model.studies.runs import Row, Study
+from model.studies.runs import Row, Study, half_width
 
 COLOURS = ("#1f6feb", "#d9730d", "#2f9e63", "#b0308c", "#7a5cc7", "#8a6d3b", "#5f6b7a", "#c4342d")
 
@@ -74,6 +74,16 @@ def dots(axes: Axes, rows: Sequence[Row], key: str, value: str, label: str) -> N
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlabel(label)
     say_if_missing(axes, rows, value)
+
+
+def intervals(axes: Axes, rows: Sequence[Row], key: str, value: str) -> None:
+    """Add to `dots` the 95 % confidence interval of each variant's mean, where it has several rows."""
+    for number, name in enumerate(names(rows, key)):
+        values = [row[value] for row in rows if row[key] == name and row[value] is not None]
+        if len(values) > 1:
+            half = half_width(float(np.std(values, ddof=1)), len(values))
+            colour = COLOURS[number % len(COLOURS)]
+            axes.errorbar(np.mean(values), number + 0.2, xerr=half, color=colour, capsize=3)
 
 
 def say_if_missing(axes: Axes, rows: Sequence[Row], value: str) -> None:

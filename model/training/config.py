@@ -88,6 +88,8 @@ class TrainConfig:
     """Share of the float phase over which row cost and step cost rise to their weights."""
     step_cost: float = 0.0
     """Weight in the loss of the mean number of live SNN steps (`model.training.step_cost`); goes with step gates."""
+    plasticity: float = 0.0
+    """Rate of the head's three-factor rule beside the gradient, in the float phase (`model.training.plasticity`)."""
     delayed: bool = False
     """Whether all of an episode's reward comes at its end (D4RL's delayed reward)."""
     return_scale: float = 1000.0
@@ -170,7 +172,7 @@ class TrainConfig:
             self.action_dropout > 0 or not self.action_hidden,
             "action_hidden wants a network that has met tokens without their action; raise action_dropout, to 0.25 say",
         )
-        for name in ("norm_freeze", "row_cost"):
+        for name in ("norm_freeze", "row_cost", "plasticity"):
             require(
                 self.network == "spiking" or getattr(self, name) == 0,
                 f"{name} is about the spiking network; leave it at 0 for {self.network}",
@@ -179,7 +181,7 @@ class TrainConfig:
             self.norm != "tdln" or self.norm_freeze == 0,
             "layer norm has no statistics to keep; leave norm_freeze at 0 for tdln",
         )
-        for name in ("warmup", "norm_ratio", "norm_hold", "norm_freeze", "row_warmup", "action_dropout"):
+        for name in ("warmup", "norm_ratio", "norm_hold", "norm_freeze", "row_warmup", "action_dropout", "plasticity"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be 0 to 1, not {getattr(self, name)}")
         require(
             self.norm_hold + self.norm_ratio + self.norm_freeze <= 1,
@@ -258,8 +260,11 @@ class TrainConfig:
                 del choices["structure"][name]
         if not self.geometry.adaptive:
             del choices["geometry"]["adaptive"], choices["step_cost"]
-        if not self.action_hidden:
-            del choices["action_hidden"]
+        if self.geometry.plasticity is None:
+            del choices["geometry"]["plasticity"]
+        for name in ("action_hidden", "plasticity"):
+            if not choices[name]:
+                del choices[name]
         return json.dumps(choices, indent=2, sort_keys=True)
 
     @classmethod

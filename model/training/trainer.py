@@ -23,6 +23,7 @@ from model import files
 from model.data import offline
 from model.data.offline import Episodes, Normaliser, Windows
 from model.network.baselines import Baseline
+from model.network.layers import Head
 from model.network.network import Network, Record
 from model.network.norm import mixing, set_frozen, set_mixing
 from model.training.augment import Augmentation
@@ -30,6 +31,7 @@ from model.training.board import TensorBoard
 from model.training.checkpoint import Checkpoint, CheckpointError, build, integers
 from model.training.config import ConfigError, TrainConfig
 from model.training.memory import require_room
+from model.training.plasticity import LocalRule
 from model.training.row_cost import share_of_rows
 from model.training.step_cost import mean_live_steps
 from model.training.unread import unread
@@ -264,7 +266,8 @@ class Trainer:
         augment = self.augment
         if c.action_hidden and self.phase == "quant":
             augment = dataclasses.replace(augment, action_dropout=1.0)
-        loss = self._loss(self.network, self.windows, c.batch, self.rng, augment=augment, priced=self._risen())
+        rule = LocalRule(c.plasticity) if c.plasticity and self.phase == "float" else None
+        loss = self._loss(self.network, self.windows, c.batch, self.rng, None, augment, self._risen(), rule)
         value = loss.item()
         if not math.isfinite(value):
             saved = (self.out / "checkpoint.pt").exists()
@@ -277,6 +280,9 @@ class Trainer:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), c.clip)
         self.optimiser.step()
+        if rule is not None:
+            assert isinstance(self.network.head, Head)
+            rule.apply(self.network.head.linear.weight)
         if self.average is not None:
             self.average.update_parameters(self.network)
         return value
@@ -295,10 +301,12 @@ class Trainer:
         record: Record | None = None,
         augment: Augmentation | None = None,
         priced: float = 0.0,
+        rule: LocalRule | None = None,
     ) -> Tensor:
         """Mean over the real tokens of random windows: cross-entropy of discrete actions, squared error of others.
 
         Plus, `priced` times, the row cost of the share of weight rows fetched and the step cost of the live steps.
+        rule : is shown the windows.
         """
         row_cost, step_cost = self.config.row_cost * priced, self.config.step_cost * priced
         tokens, actions, real, start = source.sample(batch, self.config.length, rng)
@@ -307,10 +315,15 @@ class Trainer:
         tokens, actions, real = (torch.from_numpy(array).to(self.on) for array in (tokens, actions, real))
         if row_cost or step_cost:
             record = Record(graph=True)
+        elif rule is not None:
+            record = Record()
         more: dict[str, Any] = {} if record is None else {"record": record}
         if self.config.geometry.phase_over == "tokens":
             more["start"] = torch.from_numpy(start).to(self.on)
-        outputs, actions = network(network.prepare(tokens), real, **more)[real], actions[real]
+        decided = network(network.prepare(tokens), real, **more)
+        if rule is not None and record is not None:
+            rule.observe(record.membranes[-1], network.entry, decided, tokens[..., -1], real)
+        outputs, actions = decided[real], actions[real]
         if self.facts["discrete"]:
             loss = functional.cross_entropy(LOGIT_GAIN * outputs, actions)
         else:
