@@ -5,7 +5,6 @@ Chosen behind an id, for every command that takes one: `Hopper-v5 {"changed": {"
 """
 
 import math
-import numbers
 from typing import Any
 
 import gymnasium
@@ -34,7 +33,7 @@ class Changed(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise ValueError(f"changed has no {', '.join(unknown)}; it has {', '.join(CHOICES)}")
         factors = {name: value for name, value in choices.items() if name in FACTORS}
         for name, value in factors.items():
-            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ValueError(f"changed's {name} must be a number above 0, which it is multiplied by, not {value!r}")
         self.lost = choices.get("lost")
         if self.lost is not None:
