@@ -212,14 +212,17 @@ def test_a_shipped_policy_learns_in_every_world(tmp_path: Path, monkeypatch: pyt
             assert row["before"] == again[row["seed"]]
         if row["learning"] == "none":
             assert row["after"] == row["before"]
+        if row["learning"] not in changed.RULES:
+            assert row["over_chance"] is None
         if row["learning"].startswith("chance"):
-            (as_learned,) = [
-                other["size"]
+            (learned,) = [
+                other
                 for other in rows
                 if (other["world"], other["seed"]) == (row["world"], row["seed"])
                 and row["learning"] == f"chance, as {other['learning']}"
             ]
-            assert row["size"] == pytest.approx(as_learned)
+            assert row["size"] == pytest.approx(learned["size"])
+            assert learned["over_chance"] == learned["after"] - row["after"]
     assert len({rows[0]["before"], rows[1]["before"], rows[10]["before"]}) == 3  # of each learner, of each world
     text = study.table(changed.STUDY, rows)
     assert "chance, as episodes" in text

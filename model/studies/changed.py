@@ -145,7 +145,12 @@ def measure(bench: Bench) -> list[Row]:
         facts = [policy.digest, name, changes, rules, LEARNING, learners, episodes]
         key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
         jobs[bench.out / f"changed-{key}" / "rows.json"] = partial(_measure, policy, name, learners, episodes)
-    return [row for found in measured("world", jobs) for row in found["rows"]]
+    rows = [row for found in measured("world", jobs) for row in found["rows"]]
+    after = {(row["world"], row["learning"], row["seed"]): row["after"] for row in rows}
+    for row in rows:
+        chance = after.get((row["world"], f"chance, as {row['learning']}", row["seed"]))
+        row["over_chance"] = None if chance is None else row["after"] - chance
+    return rows
 
 
 def draw(figure: Figure, rows: list[Row]) -> None:
@@ -180,7 +185,7 @@ STUDY = Study(
     measure,
     draw,
     keys=("world", "learning"),
-    values=("before", "after", "over_before", "size"),
+    values=("before", "after", "over_before", "over_chance", "size"),
     size=(15.0, 5.4),
     interval=True,
 )

@@ -57,16 +57,16 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def draw(figure: Figure, rows: list[Row]) -> None:
-    """Draw loss over updates, and what the rule adds to updates and return, with intervals."""
-    curves, updates, returns = figure.subplots(1, 3)
+    """Draw loss over updates, and what the rule adds to loss and return, with intervals."""
+    curves, losses, returns = figure.subplots(1, 3)
     for number, name in enumerate(plots.names(rows, "variant")):
         lines = np.array([row["curve"] for row in rows if row["variant"] == name])
         curves.plot(lines[0, :, 0], lines[..., 1].mean(0), color=plots.COLOURS[number], label=name)
     curves.axhline(1, color="#5f6b7a", linewidth=0.8)
-    curves.set(xlabel="update", ylabel="validation loss over target, mean over seeds", ylim=(0.8, 2))
+    curves.set(xlabel="update", ylabel="validation loss over target, mean over seeds")
     curves.legend(title="rate of the rule", fontsize=7)
     for axes, value, text in (
-        (updates, "updates_over", "updates to target, less those without the rule"),
+        (losses, "loss_over", "validation loss less that without the rule"),
         (returns, "return_over", "return less that without the rule"),
     ):
         plots.dots(axes, rows, "variant", value, text)
