@@ -287,7 +287,8 @@ class TrainConfig:
                     raise ConfigError(f"unknown field {', '.join(odd)} of {name}; known: {', '.join(sorted(fields))}")
                 if not isinstance(part, (dict, str) if kind is Geometry else dict):
                     raise ConfigError(f"{name} must be an object of its fields, not {part!r}")
-            choices["geometry"] = preset(geometry) if isinstance(geometry, str) else Geometry(**geometry)
+            named = isinstance(geometry, str)
+            choices["geometry"] = preset(geometry) if named else Geometry.from_json(json.dumps(geometry))
             choices["structure"] = Structure(**structure)
             return cls(**choices)
         except KeyError:
