@@ -37,6 +37,31 @@ def test_results_are_of_the_shipped_policy_and_circuit(results, policy):
         assert result["geometry_digest"] == policy.geometry.digest
 
 
+def test_pages_show_what_the_default_circuit_takes_at_its_routed_clock():
+    (manifest,) = (README.parent / "bitstreams" / "pynq-z2").glob("hopper_z2-*.json")
+    routed = json.loads(manifest.read_text())
+    bench = json.loads((table.RESULTS / "bench.json").read_text())
+    policies = json.loads((table.RESULTS / "policies.json").read_text())
+    medium = policies[Policy.load(zoo.find("hopper-medium")).digest]
+    clock_mhz, us = routed["clock_mhz"], []
+    for measured in (bench, medium):
+        assert measured["geometry_digest"] == routed["geometry_digest"]
+        us.append(f"{measured['cycles_median'] / clock_mhz:.1f} µs")
+    shown = (
+        f"HOPPER_Z2's {clock_mhz:g} MHz the {bench['cycles_median']:.0f} cycles above are {us[0]}, the "
+        f"{medium['cycles_median']:.0f} of `hopper-medium` {us[1]}"
+    )
+    assert shown in " ".join(README.read_text().split())
+    page = (README.parent / "docs" / "bitstreams.md").read_text()
+    for row in (
+        f"| {us[0]}, {us[1]} |",
+        f"| **{clock_mhz:g} MHz** |",
+        f"| {routed['fmax_mhz']:g} MHz |",
+        f"| {routed['read_back_bits']:,} |",
+    ):
+        assert row in page, row
+
+
 def test_pages_show_what_was_measured_of_the_circuit_that_is_routed():
     measured = json.loads((table.RESULTS / "bench-lean.json").read_text())
     (manifest,) = (README.parent / "bitstreams" / "pynq-z2").glob("hopper_z2_lean-*.json")
