@@ -345,12 +345,12 @@ def show(rows: dict[str, dict[str, dict[str, float]]]) -> None:
         if "echo" in parts:
             network, *echoes = (parts[part]["p50"] for part in ("network", *ECHOES))
             at_once, held = (f"{echo:.0f} µs ({network / echo:.1f} times)" for echo in echoes)
-            fair = echoes[0] if name.startswith("at once") else echoes[1]
-            verdict = "within" if network <= MOST_ECHOES * fair else "MORE THAN"
+            which = 0 if name.startswith("at once") else 1  # the echo that is like this server
+            verdict = "within" if network <= MOST_ECHOES * echoes[which] else "MORE THAN"
             print(
                 f"{name}: the network takes {network:.0f} µs; a bare TCP echo of the same sizes {at_once}, and {held} "
                 f"where its server computes as long first: {verdict} the {MOST_ECHOES:g} times allowed of "
-                f"{'the first' if fair == echoes[0] else 'the second'}"
+                f"the {('first', 'second')[which]}"
             )
 
 

@@ -13,6 +13,7 @@ import torch
 from model import train
 from model.data import offline
 from model.deployed.presets import TINY
+from model.deployed.sizes import Plasticity
 from model.training.checkpoint import Checkpoint
 from model.training.config import ConfigError, TrainConfig
 from model.training.plasticity import DECAY, MOST, LocalRule, third_factor
@@ -159,6 +160,8 @@ def test_a_configuration_without_is_what_it_was() -> None:
     assert json.loads(learning.to_json())["plasticity"] == 0.01
     assert TrainConfig.from_json(learning.to_json()) == learning
     assert TrainConfig.from_json(CONFIG.to_json()) == CONFIG
+    deployed = dataclasses.replace(CONFIG, geometry=dataclasses.replace(CONFIG.geometry, plasticity=Plasticity()))
+    assert TrainConfig.from_json(deployed.to_json()) == deployed
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from model.data.environments import DataError
 from model.deployed.artifact import Policy
 from model.deployed.geometry import Geometry
 from model.deployed.golden import lif
-from model.deployed.presets import HOPPER_Z2_PLASTIC, TINY
+from model.deployed.presets import TINY
 from model.deployed.random_policy import random_policy
 from model.integer.fold import from_policy
 from model.integer.proof import ExportError, prove, reach
@@ -375,8 +375,6 @@ def test_nonsensical_configurations_are_refused(text: str) -> None:
 
 def test_configurations_survive_json_and_windows_cover_the_context() -> None:
     assert TrainConfig.from_json(find("hopper").to_json()) == find("hopper")
-    plastic = dataclasses.replace(find("hopper"), geometry=HOPPER_Z2_PLASTIC)
-    assert TrainConfig.from_json(plastic.to_json()) == plastic
     with pytest.raises(ConfigError, match="length 6 is below the geometry's context of 7 tokens"):
         dataclasses.replace(CONFIG, length=6)
     with pytest.raises(ConfigError, match="d_model 16 cannot be shared among 7 heads"):

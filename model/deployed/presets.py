@@ -39,7 +39,7 @@ HOPPER_Z2_LEAN = dataclasses.replace(HOPPER_Z2, rows_per_cycle=1, group=8)
 """The circuit of HOPPER_Z2's policies in half the place: one weight row a cycle, eight channels at a time."""
 
 HOPPER_Z2_SHALLOW = dataclasses.replace(HOPPER_Z2, layers=2)
-"""HOPPER_Z2 with a layer less: two thirds of its cycles."""
+"""HOPPER_Z2 with a layer less."""
 
 HOPPER_Z2_SSSA = HOPPER_Z2.with_attention("sssa")
 """HOPPER_Z2 with attention by matches, in each SNN step alone."""

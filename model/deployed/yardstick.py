@@ -26,7 +26,7 @@ class Yardstick:
         count, mean, squares = self._count[rows], self._mean[rows], self._squares[rows]
         distance = values[rows] - mean
         deviation = np.sqrt(squares / np.maximum(count - 1, 1))
-        worth = np.divide(distance, 2 * deviation, out=np.zeros(len(rows)), where=(count > 1) & (deviation > 0))
+        worth = np.divide(distance, 2 * deviation, out=np.zeros(len(rows)), where=deviation > 0)
         self._count[rows] += 1
         self._mean[rows] += distance / self._count[rows]
         self._squares[rows] += distance * (values[rows] - self._mean[rows])
