@@ -2,11 +2,26 @@
 """What every command does with options and errors: one sentence and an exit code."""
 
 import argparse
+import shlex
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from model import caches
 
 caches.keep_here()
+
+
+def given(module: str, arguments: Sequence[str] | None) -> str:
+    """Return the command line of a module as what it makes records it; None stands for this process's own arguments.
+
+    Of an absolute path the last part stays: where somebody keeps files is no part of a result.
+    """
+    words = []
+    for word in sys.argv[1:] if arguments is None else arguments:
+        option, equals, value = word.partition("=") if word.startswith("--") and "=" in word else ("", "", word)
+        words.append(f"{option}{equals}{Path(value).name if Path(value).is_absolute() else value}")
+    return shlex.join(["python", "-m", module, *words])
 
 
 def ended(error: BaseException, stopped: str = "stopped; nothing was written") -> int:

@@ -14,7 +14,6 @@ import argparse
 import dataclasses
 import json
 import math
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from model.command import check_least, ended
+from model.command import check_least, ended, given
 from model.data.tasks import find
 from model.deployed.presets import PRESETS, preset
 from model.files import ready, write
@@ -201,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     # as in training: spikes and integers stay exact in it, and it is twice as fast on many CPUs
     torch.set_float32_matmul_precision("medium")
-    command = shlex.join(["python", "-m", "model.study", *(sys.argv[1:] if arguments is None else arguments)])
+    command = given("model.study", arguments)
     several = len(chosen) > 1
     results, figures = (
         {name: place / f"{name}.{kind}" if several else place for name in chosen} if place else {}

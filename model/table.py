@@ -24,7 +24,6 @@ import fcntl
 import io
 import json
 import os
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from model.command import ended
+from model.command import ended, given
 from model.data import tasks
 from model.data.offline import DataError
 from model.files import ready, write
@@ -197,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give --suite to fill a table, or --from to print one again")
     if options.source and (options.json or options.known):
         parser.error("--from prints a file as it is; leave --json and --known out")
-    command = shlex.join(["python", "-m", "model.table", *(sys.argv[1:] if arguments is None else arguments)])
+    command = given("model.table", arguments)
     until = None if options.time_limit is None else started + 60.0 * options.time_limit
     status = 0
     try:

@@ -16,14 +16,13 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from model.command import check_least, ended
+from model.command import check_least, ended, given
 from model.data.offline import DataError, load
 from model.training.board import TensorBoard, TensorBoardError
 from model.training.checkpoint import CheckpointError
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     # lets oneDNN multiply: spikes and integers stay exact in it, and it is twice as fast on many CPUs
     torch.set_float32_matmul_precision("medium")
-    command = shlex.join(["python", "-m", "model.train", *(sys.argv[1:] if arguments is None else arguments)])
+    command = given("model.train", arguments)
     out = options.out or Path("runs") / Path(options.config).stem
     try:
         replaced = {name: getattr(options, name) for name in ("seed", "steps", "quant_steps", "plasticity")}

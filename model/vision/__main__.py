@@ -15,7 +15,6 @@ import argparse
 import itertools
 import json
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import cache, partial
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from model.command import check_least, ended
+from model.command import check_least, ended, given
 from model.files import ready, write, write_json
 from model.scores.cells import commit, versions
 from model.studies.runs import share
@@ -115,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.d_model % 2:
         parser.error(f"--d-model must be even, not {options.d_model}: half of it are the first convolution's channels")
     torch.set_num_threads(options.threads)
-    command = shlex.join(["python", "-m", "model.vision", *(sys.argv[1:] if arguments is None else arguments)])
+    command = given("model.vision", arguments)
     runs = _runs(options)
     if options.list:
         print("\n".join(run.name for run in runs))  # noqa: T201
