@@ -25,6 +25,10 @@ def load_port(section: Section) -> wiring.Signature:
     )
 
 
+ULTRA_ROWS = 4096
+"""From this depth on a memory suits an UltraRAM, whose ports read or write, not both in a cycle (UG573)."""
+
+
 class PolicyMemory(wiring.Component):
     """Rows of a section.
 
@@ -94,7 +98,10 @@ class PolicyMemory(wiring.Component):
         for port in range(self.ports):
             read = store.read_port()
             if port == 0:
-                m.d.comb += [read.addr.eq(address), read.en.eq(~self.busy | self.enable[0])]
+                enable = ~self.busy | self.enable[0]
+                if section.rows >= ULTRA_ROWS:
+                    enable = Mux(self.busy, self.enable[0], ~self.load.write)
+                m.d.comb += [read.addr.eq(address), read.en.eq(enable)]
                 chosen = Signal(range(section.stride))
                 m.d.sync += chosen.eq(word)
                 with m.Switch(chosen):

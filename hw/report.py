@@ -19,7 +19,7 @@ CACHE = Path(__file__).resolve().parent.parent / "build" / "synthesis"
 
 DEVICES = {
     "xc7": ("PYNQ-Z2, xc7z020", {"lut": 53_200, "ff": 106_400, "bram36": 140, "dsp": 220}),
-    "xcup": ("ZCU104, xczu7ev", {"lut": 230_400, "ff": 460_800, "bram36": 312, "dsp": 1_728}),
+    "xcup": ("ZCU104, xczu7ev", {"lut": 230_400, "ff": 460_800, "bram36": 312, "dsp": 1_728, "uram": 96}),
 }
 """yosys family -> board and capacity (AMD DS190, DS891)."""
 
@@ -38,7 +38,8 @@ UNITS = {
 }
 """Row of the table -> place in the accelerator. Their boundaries are kept in synthesis; the rest is `other`."""
 
-COLUMNS = ("lut", "ff", "bram36", "dsp")
+COLUMNS = ("lut", "ff", "bram36", "dsp", "uram")
+"""What is counted; a device has those that its capacity names."""
 
 # LUTs that memories and shift registers are made of, per primitive (UG474, UG574)
 LUT_MEMORIES = {
@@ -49,7 +50,7 @@ LUT_MEMORIES = {
 
 
 def resources(cells: dict[str, int]) -> dict[str, float]:
-    """Return LUT, FF, BRAM36 and DSP of a count of Xilinx primitives.
+    """Return LUT, FF, BRAM36, DSP and UltraRAM of a count of Xilinx primitives.
 
     A look-up table is one however few inputs it uses, an inverter counts as one, two half block RAMs as a whole.
     """
@@ -67,6 +68,8 @@ def resources(cells: dict[str, int]) -> dict[str, float]:
             total["bram36"] += count / 2
         elif cell.startswith("DSP48"):
             total["dsp"] += count
+        elif cell == "URAM288":
+            total["uram"] += count
         elif re.match(r"RAM|SRL", cell):
             raise SynthesisError(f"unknown memory primitive {cell}: add its LUTs to LUT_MEMORIES")
     return total
@@ -116,11 +119,11 @@ def table(family: str, rows: dict[str, dict[str, float]]) -> Iterable[str]:
     """Yield the lines of a family's table."""
     board, capacity = DEVICES[family]
     yield f"{board} ({family})"
-    yield f"  {'unit':<10}" + "".join(f"{column:>10}" for column in COLUMNS)
+    yield f"  {'unit':<10}" + "".join(f"{column:>10}" for column in capacity)
     for unit in (*UNITS, "other", "total"):
-        yield f"  {unit:<10}" + "".join(f"{rows[unit][column]:>10g}" for column in COLUMNS)
-    yield f"  {'capacity':<10}" + "".join(f"{capacity[column]:>10}" for column in COLUMNS)
-    yield f"  {'used':<10}" + "".join(f"{rows['total'][column] / capacity[column]:>10.1%}" for column in COLUMNS)
+        yield f"  {unit:<10}" + "".join(f"{rows[unit][column]:>10g}" for column in capacity)
+    yield f"  {'capacity':<10}" + "".join(f"{capacity[column]:>10}" for column in capacity)
+    yield f"  {'used':<10}" + "".join(f"{rows['total'][column] / capacity[column]:>10.1%}" for column in capacity)
     over = [
         f"{rows['total'][name]:g} {name} of {most}" for name, most in capacity.items() if rows["total"][name] > most
     ]
@@ -132,8 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m hw.report",
-        description="Synthesise with yosys (synth_xilinx) for both boards' families and print LUT, FF, BRAM36 and DSP "
-        "per unit and in all. Estimates before place and route. Minutes the first time, kept in build/synthesis.",
+        description="Synthesise with yosys (synth_xilinx) for both boards' families and print LUT, FF, BRAM36, DSP and "
+        "UltraRAM per unit and in all. Estimates before place and route. Minutes the first time, kept in build/synthesis.",
     )
     parser.add_argument("--geometry", default="HOPPER_Z2", help="preset, or a .json file (default: %(default)s)")
     parser.add_argument("--family", choices=[*DEVICES, "all"], default="all", help="default: %(default)s")

@@ -14,9 +14,11 @@ class SynthesisError(RuntimeError):
 def commands(family: str, top: str, keep: Iterable[str] = (), shift_registers: bool = True) -> list[str]:
     """Return yosys' commands from design.v to primitives of the family, flat and without pads.
 
+    UltraScale+ has UltraRAM beside block RAM; yosys chooses by what a memory takes of each.
+
     keep : modules whose boundaries stay. shift_registers : whether chains of flip-flops become SRLs.
     """
-    nosrl = "" if shift_registers else " -nosrl"
+    options = ("" if shift_registers else " -nosrl") + (" -uram" if family == "xcup" else "")
     return [
         "read_verilog design.v",
         f"hierarchy -top {top}",
@@ -25,7 +27,7 @@ def commands(family: str, top: str, keep: Iterable[str] = (), shift_registers: b
         "proc",
         r"setattr -set keep 1 a:keep=1 %ci1:+[Q] t:$*ff* %i",
         # the circuit sits inside the device: no pads
-        f"synth_xilinx -family {family} -top {top} -flatten -noiopad{nosrl} -run begin:map_luts",
+        f"synth_xilinx -family {family} -top {top} -flatten -noiopad{options} -run begin:map_luts",
         # the rest of synth_xilinx, but abc for abc9, which ends the program without a word on some units
         "opt_expr -mux_undef -noclkinv",
         "abc -luts 2:2,3,6:5,10,20",

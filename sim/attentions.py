@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hw.generate import verilog
-from hw.report import COLUMNS, DEVICES, per_unit, synthesise
+from hw.report import DEVICES, per_unit, synthesise
 from hw.synthesis import SynthesisError
 from model.command import ended
 from model.cost.account import measure
@@ -65,14 +65,14 @@ def lines(rows: Iterable[Row]) -> Iterable[tuple[str, ...]]:
     capacity = DEVICES[FAMILY][1]
     yield (
         *("attention", "policy", "geometry", "return on the circuit", "float model's", "words compared; different"),
-        *("rows a decision", "cycles a decision", *(column.upper() for column in COLUMNS)),
+        *("rows a decision", "cycles a decision", *(column.upper() for column in capacity)),
         *("bits of state", "µJ a decision, modelled"),
     )
     for r in rows:
         yield (
             *(r["attention"], r["policy"], r["geometry"], f"{r['return']['mean']:.0f} ± {r['return']['std']:.0f}"),
             *(reached(r["float_score"]), words(r), f"{r['active_rows_per_decision']:,.0f}", cycles(r)),
-            *(f"{r['resources'][name]:,g} ({r['resources'][name] / capacity[name]:.0%})" for name in COLUMNS),
+            *(f"{r['resources'][name]:,g} ({r['resources'][name] / capacity[name]:.0%})" for name in capacity),
             *(f"{r['state_bits']:,}", f"{r['energy_uj']:.3f}"),
         )
 

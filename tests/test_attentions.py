@@ -74,7 +74,7 @@ def test_the_table_holds_what_each_attention_costs(
     assert window["LUT"] == f"{16 * units} (0%)"
     rows = json.loads((tmp_path / "a.json").read_text())
     assert [row["resources"] for row in rows] == [
-        dict(zip(COLUMNS, (16 * units, 3 * units, units / 2, 0), strict=True))
+        dict(zip(COLUMNS, (16 * units, 3 * units, units / 2, 0, 0), strict=True))
     ] * 2
     assert all(0 < row["energy_uj"] < 1 for row in rows)
     assert [row["digest"] for row in rows] == [policy.digest for policy in shelf.values()]

@@ -78,8 +78,8 @@ def test_bad_geometry_is_one_sentence(tmp_path, monkeypatch, capsys, name, conte
 
 def test_resources_count_every_kind_of_cell():
     cells = {"LUT6": 10, "LUT2": 5, "INV": 1, "RAM32M": 2, "RAM64X1S": 3, "SRL16E": 1}
-    cells |= {"FDRE": 7, "FDSE": 1, "RAMB36E1": 2, "RAMB18E1": 3, "DSP48E1": 4, "CARRY4": 9, "MUXF7": 2, "BUFG": 1}
-    assert report.resources(cells) == {"lut": 28, "ff": 8, "bram36": 3.5, "dsp": 4}
+    cells |= {"FDRE": 7, "FDSE": 1, "RAMB36E1": 2, "RAMB18E1": 3, "DSP48E1": 4, "URAM288": 6, "CARRY4": 9, "MUXF7": 2, "BUFG": 1}
+    assert report.resources(cells) == {"lut": 28, "ff": 8, "bram36": 3.5, "dsp": 4, "uram": 6}
 
 
 def test_a_memory_primitive_it_does_not_know_is_refused():

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from hw.memory import ULTRA_ROWS
+from hw.memory_map import memory_map
 from model.deployed.geometry import CIRCUITS, PHASE_CLOCKS, Geometry, GeometryError
 from model.deployed.presets import ODD, TINY
 from model.deployed.sizes import Plasticity
@@ -108,3 +110,10 @@ def test_four_rows_a_cycle_need_even_groups():
 @pytest.mark.parametrize("unit", ["lif", "walker", "memory", "counters"])
 def test_unit_of_a_preset(unit, geometry):
     assert simulate(UNITS[unit](geometry), BENCHES[unit], geometry, 1, 0.3) > 100
+
+
+@pytest.mark.parametrize("ports", [1, 2])
+def test_a_memory_as_deep_as_an_ultraram(ports):
+    geometry = dataclasses.replace(TINY, d_model=8, mlp_ratio=128, rows_per_cycle=ports)
+    assert memory_map(geometry)["weights"].rows >= ULTRA_ROWS
+    assert simulate(UNITS["rows"](geometry), BENCHES["rows"], geometry, 1, 0.3) > 100
