@@ -175,6 +175,8 @@ endmodule
 
 module RAMB36E1 #(
     parameter RAM_MODE = "TDP",
+    parameter RAM_EXTENSION_A = "NONE",
+    parameter RAM_EXTENSION_B = "NONE",
     parameter integer READ_WIDTH_A = 0,
     parameter integer READ_WIDTH_B = 0,
     parameter integer WRITE_WIDTH_A = 0,
@@ -210,6 +212,7 @@ module RAMB36E1 #(
     // In simple dual port mode the two data ports lie side by side: A reads, B writes
     localparam SIDE_BY_SIDE = RAM_MODE == "SDP";
     generate
+        if (RAM_EXTENSION_A != "NONE" || RAM_EXTENSION_B != "NONE") $error("a cascade of RAMB36E1 is not modelled");
         if (DOA_REG != 0 || DOB_REG != 0) $error("RAMB36E1 with output registers is not modelled");
         if (SIDE_BY_SIDE && (READ_WIDTH_A != 72 || WRITE_WIDTH_B != 72))
             $error("RAMB36E1 in simple dual port mode is modelled at 72 bits only");
