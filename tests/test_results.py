@@ -9,7 +9,7 @@ import pytest
 from model import policies, study
 from model.deployed import zoo
 from model.deployed.artifact import Policy
-from model.deployed.presets import HOPPER_Z2_LEAN, Z2_256
+from model.deployed.presets import HOPPER_Z2_LEAN, Z2_256, ZCU104_256
 from model.scores.report import markdown
 from sim import attentions, table
 
@@ -83,12 +83,22 @@ def test_pages_show_what_was_measured_of_the_circuit_that_is_routed():
         assert row in page, row
 
 
-def test_decisions_name_what_z2_256_takes():
-    report = json.loads((table.RESULTS / "report-z2-256.json").read_text())
-    assert report["geometry_digest"] == Z2_256.digest
-    total, capacity = (report["families"]["xc7"][name] for name in ("total", "capacity"))
-    told = f"takes {total['lut']:,} LUT ({100 * total['lut'] / capacity['lut']:.0f} %)"
-    assert told in (README.parent / "docs" / "decisions.md").read_text()
+@pytest.mark.parametrize(
+    ("name", "geometry", "family", "policy"),
+    [("z2-256", Z2_256, "xc7", "hopper-medium-z2-256"), ("zcu104-256", ZCU104_256, "xcup", "hopper-medium-zcu104-256")],
+)
+def test_decisions_name_what_a_wide_circuit_takes(name, geometry, family, policy):
+    report = json.loads((table.RESULTS / f"report-{name}.json").read_text())
+    assert report["geometry_digest"] == geometry.digest
+    total, capacity = (report["families"][family][part] for part in ("total", "capacity"))
+    page = " ".join((README.parent / "docs" / "decisions.md").read_text().split())
+    assert f"takes {total['lut']:,} LUT ({100 * total['lut'] / capacity['lut']:.0f} %)" in page
+    assert f"{total['bram36']:.0f} block RAMs ({100 * total['bram36'] / capacity['bram36']:.0f} %)" in page
+    if "uram" in capacity:
+        assert f"{total['uram']:.0f} UltraRAMs ({100 * total['uram'] / capacity['uram']:.0f} %)" in page
+    flown = json.loads((table.RESULTS / "policies.json").read_text())[Policy.load(zoo.find(policy)).digest]
+    assert not flown["mismatches"]
+    assert f"in {flown['cycles_median']:,.0f} cycles" in page
 
 
 def test_page_of_attentions_is_what_is_printed_of_the_shipped_policies() -> None:
