@@ -13,7 +13,7 @@ def load_port(section: Section) -> wiring.Signature:
 
     address : word address within the section, `row * stride + word`
     write, data : store that word
-    read_data : the addressed word, one cycle after its address
+    read_data : the addressed word, one cycle after its address; from `ULTRA_ROWS` on not where that cycle writes
     """
     return wiring.Signature(
         {

@@ -8,6 +8,7 @@ import pytest
 
 from host.accelerator import Accelerator
 from host.verilated import VerilatedBus
+from hw.generate import TOP
 from model.deployed.geometry import Geometry
 from model.deployed.presets import HOPPER_Z2, TINY
 from model.deployed.random_policy import random_policy, random_tokens
@@ -52,3 +53,10 @@ def test_contents_other_than_zeros_are_refused() -> None:
     assert without_contents(before) == '  RAMB18E1 #(\n    .RAM_MODE("SDP")\n  ) _1_ (\n    .A(b)\n  );\n'
     with pytest.raises(ValueError, match="INIT_0A"):
         without_contents(before.replace("0000", "0100"))
+
+
+@pytest.mark.parametrize("parameter", ['.RAM_EXTENSION_A("LOWER")', '.RAM_EXTENSION_B("UPPER")', ".DOA_REG(1)"])
+def test_a_block_ram_that_is_not_modelled_ends_the_build(parameter: str) -> None:
+    text = f"module {TOP}(input c, output [31:0] o); RAMB36E1 #({parameter}) r(.CLKARDCLK(c), .DOADO(o)); endmodule\n"
+    with pytest.raises(AssertionError, match="not modelled"):
+        netlist_library("an unknown block RAM", text)
