@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
-from amaranth.back import verilog as amaranth_verilog
+from amaranth.back import rtlil
 from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
@@ -17,7 +18,7 @@ from hw.accelerator import Accelerator
 from hw.axi import AxiLite
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
-from hw.synthesis import yosys
+from hw.synthesis import run_yosys, yosys
 from model.deployed.geometry import Geometry, GeometryError
 from model.deployed.presets import PRESETS, preset
 
@@ -56,9 +57,17 @@ def find_yosys() -> None:
 
 
 def verilog(geometry: Geometry) -> str:
-    """Return the accelerator's Verilog: the same text on every run and machine."""
-    find_yosys()
-    return amaranth_verilog.convert(Top(geometry), name=TOP, emit_src=False)
+    """Return the accelerator's Verilog: the same text on every run and machine.
+
+    Amaranth's own conversion would have yosys take operations with constants apart, bit by bit: of a mask over a word,
+    which a simulator applies at once, come a dozen assignments to pieces of it. Raises `SynthesisError`.
+    """
+    design = rtlil.convert(Top(geometry), name=TOP, emit_src=False)
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "design.il").write_text(design)
+        script = ["read_rtlil design.il", "proc -noopt -nomux -norom", "memory_collect", "write_verilog -norename design.v"]
+        run_yosys(Path(scratch), script, "design.v")
+        return (Path(scratch) / "design.v").read_text()
 
 
 def manifest(geometry: Geometry, text: str) -> dict[str, object]:

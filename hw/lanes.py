@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: MIT
 """The lane array: adds fetched weight rows into d_model x T accumulators and drains them group by group."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, ShapeLike, Signal, Value
+import functools
+import operator
+
+from amaranth.hdl import Module, Mux, ShapeLike, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -10,12 +13,8 @@ from hw.memory_map import memory_map
 from hw.passes import pass_layout, steps_layout
 from hw.walker import fetch_layout
 from hw.weights import WeightRows
+from hw.words import Words
 from model.deployed.geometry import Geometry
-
-
-def _extended(value: Value, width: int) -> Value:
-    """Return an unsigned value in `width` bits; a pass of so few inputs that it does not fit has none so large."""
-    return Cat(value, Const(0, width))[:width]
 
 
 def _copy(name: str, shape: ShapeLike = 1) -> Signal:
@@ -88,16 +87,22 @@ class LaneArray(wiring.Component):
         fetch1, valid1 = Signal(fetch_layout(g), reset_less=True), Signal()
         m.d.sync += [fetch1.eq(self.fetch), valid1.eq(self.fetch_valid)]
 
-        # Register the rows, offset, and the sum of each pair. A row that is not fetched may stay: its spikes are zero
-        rows = [[Signal(bits, name=f"row{c}_{p}", reset_less=True) for p in range(ports)] for c in range(g.d_model)]
-        pairs = [
-            [Signal(bits + 1, name=f"pair{c}_{p}", reset_less=True) for p in range(ports // 2)]
-            for c in range(g.d_model)
+        # Register the rows and the sum of each pair, their lanes in words. A row that is not fetched may stay: its
+        # spikes are zero
+        words = Words.of(g)
+        rows = [
+            [Signal(words.width(lanes), name=f"row{w}_{p}", reset_less=True) for p in range(ports)]
+            for w, lanes in enumerate(words.terms)
         ]
-        for c in range(g.d_model):
-            fetched = [row[c * bits : (c + 1) * bits] ^ (1 << (bits - 1)) for row in weights.row_data]
-            m.d.sync += [row.eq(weight) for row, weight in zip(rows[c], fetched, strict=True)]
-            m.d.sync += [pair.eq(fetched[2 * p] + fetched[2 * p + 1]) for p, pair in enumerate(pairs[c])]
+        pairs = [
+            [Signal(words.width(lanes), name=f"pair{w}_{p}", reset_less=True) for p in range(ports // 2)]
+            for w, lanes in enumerate(words.terms)
+        ]
+        for w, lanes in enumerate(words.terms):
+            fetched = [words.spread(row, lanes) for row in weights.row_data]
+            m.d.sync += [row.eq(weight) for row, weight in zip(rows[w], fetched, strict=True)]
+            for p, pair in enumerate(pairs[w]):
+                m.d.sync += pair.eq(words.low(fetched[2 * p] + fetched[2 * p + 1], lanes, bits + 1))
 
         # What steers the lanes has a register per block of them: one net to all of them would set the clock
         last1, last2 = Signal(), Signal()
@@ -115,40 +120,49 @@ class LaneArray(wiring.Component):
             m.d.sync += [copy.eq(gate) for copy, gate in zip(spikes[b], gates, strict=True)]
             m.d.sync += [clears[b].eq(last1 | self.clear), captures[b].eq(last1)]
 
-        # Of each pair of rows take none, one, the other or their sum; add the pairs, the steps side by side in one
-        # adder, then to the accumulators
-        field = bits + (ports - 1).bit_length()
-        accumulators = [Signal(g.steps * width, name=f"lane{c}", reset_less=True) for c in range(g.d_model)]
-        sums = [Signal(g.steps * width, name=f"sum{c}") for c in range(g.d_model)]
-        for c in range(g.d_model):
-            gate = spikes[c // self.BLOCK]
-            terms: list[Value] = []
-            for p in range(0, ports, 2):
-                term = Signal(g.steps * field, name=f"term{c}_{p}")
-                for t in range(g.steps):
-                    taken = Mux(gate[p][t], rows[c][p], 0)
+        # Of each pair of rows take none, one, the other or their sum; add the pairs, then to the accumulators: lanes side
+        # by side in one adder
+        sums = [
+            [Signal(len(lanes) * width, name=f"sum{w}_{t}") for t in range(g.steps)]
+            for w, lanes in enumerate(words.sums)
+        ]
+        accumulators = [
+            [Signal(len(lanes) * width, name=f"lanes{w}_{t}", reset_less=True) for t in range(g.steps)]
+            for w, lanes in enumerate(words.sums)
+        ]
+        for w, lanes in enumerate(words.terms):
+            block = lanes.start // self.BLOCK
+            gate = spikes[block]
+            for t in range(g.steps):
+                terms = []
+                for p in range(0, ports, 2):
+                    even, taken = gate[p][t], []
                     if ports > 1:
-                        both = Mux(gate[p][t], pairs[c][p // 2], rows[c][p + 1])
-                        taken = Mux(gate[p + 1][t], both, taken)
-                    m.d.comb += term[t * field : (t + 1) * field].eq(taken)
-                terms.append(term)
-            added = Signal(g.steps * field, name=f"added{c}")
-            m.d.comb += added.eq(sum(terms))
-            spread = Cat(_extended(added[t * field : (t + 1) * field], width) for t in range(g.steps))
-            m.d.comb += sums[c].eq(accumulators[c] + spread)
-            m.d.sync += accumulators[c].eq(sums[c])
-            with m.If(clears[c // self.BLOCK]):
-                m.d.sync += accumulators[c].eq(0)
+                        odd = gate[p + 1][t]
+                        taken = [(odd & ~even, rows[w][p + 1]), (odd & even, pairs[w][p // 2])]
+                        even = even & ~odd
+                    of_each = [Mux(spike, row, 0) for spike, row in [(even, rows[w][p]), *taken]]
+                    terms.append(functools.reduce(operator.or_, of_each))
+                added = Signal(words.width(lanes), name=f"added{w}_{t}")
+                m.d.comb += added.eq(sum(terms))
+                for n in range(w * words.shared, min((w + 1) * words.shared, len(words.sums))):
+                    m.d.comb += sums[n][t].eq(accumulators[n][t] + words.part(added, lanes, words.sums[n]))
+                    m.d.sync += accumulators[n][t].eq(sums[n][t])
+                    with m.If(clears[block]):
+                        m.d.sync += accumulators[n][t].eq(0)
         counts = [Signal(range(g.d_mlp + 1), name=f"count{t}") for t in range(g.steps)]
         counted = [Signal(range(g.d_mlp + 1), name=f"counted{t}") for t in range(g.steps)]
         for t in range(g.steps):
-            m.d.comb += counted[t].eq(counts[t] + sum(spikes[0][p][t] for p in range(ports)))
+            m.d.comb += counted[t].eq(counts[t] + sum(gate[t] for gate in spikes[0]))
             m.d.sync += counts[t].eq(counted[t])
             with m.If(clears[0]):
                 m.d.sync += counts[t].eq(0)
 
         # Drain: the channels of a group have the group's number each for itself
-        shadows = [Signal(g.steps * width, name=f"shadow{c}", reset_less=True) for c in range(g.d_model)]
+        shadows = [
+            [Signal.like(word, name=f"shadow{w}_{t}") for t, word in enumerate(steps)]
+            for w, steps in enumerate(accumulators)
+        ]
         offsets = [Signal(width, name=f"offset{t}", reset_less=True) for t in range(g.steps)]
         info3 = Signal(pass_layout(g), reset_less=True)
         draining = Signal()
@@ -165,9 +179,9 @@ class LaneArray(wiring.Component):
             m.d.sync += [info3.eq(info2), draining.eq(1)]
             m.d.sync += [offset.eq(count << (bits - 1)) for offset, count in zip(offsets, counted, strict=True)]
         m.d.sync += [copy.eq(next_number) for copy in (number, *numbers)]
-        for c in range(g.d_model):
-            with m.If(captures[c // self.BLOCK]):
-                m.d.sync += shadows[c].eq(sums[c])
+        for lanes, shadow, total in zip(words.sums, shadows, sums, strict=True):
+            with m.If(captures[lanes.start // self.BLOCK]):
+                m.d.sync += [word.eq(step) for word, step in zip(shadow, total, strict=True)]
         m.d.comb += [
             self.o_valid.eq(draining),
             self.o_group.eq(number),
@@ -175,12 +189,12 @@ class LaneArray(wiring.Component):
             self.o_info.eq(info3),
         ]
         for c in range(g.group):
-            drained = Signal(g.steps * width, name=f"drained{c}")
-            with m.Switch(numbers[c]):
-                for index in range(g.groups):
-                    with m.Case(index):
-                        m.d.comb += drained.eq(shadows[index * g.group + c])
             for t in range(g.steps):
-                total = drained[t * width : (t + 1) * width] - offsets[t]
-                m.d.sync += self.o[c][t].eq(total[:width].as_signed())
+                drained = Signal(width, name=f"drained{c}_{t}")
+                with m.Switch(numbers[c]):
+                    for index in range(g.groups):
+                        word, place = divmod(index * g.group + c, words.lanes)
+                        with m.Case(index):
+                            m.d.comb += drained.eq(shadows[word][t].word_select(place, width))
+                m.d.sync += self.o[c][t].eq((drained - offsets[t])[:width].as_signed())
         return m
