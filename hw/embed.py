@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The embedding: a token's quantised components times their weights, `group` channels at a time."""
 
-from amaranth.hdl import Const, Module, Mux, Signal, signed
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -112,9 +112,10 @@ class Embedding(wiring.Component):
                 with m.If(valids[0]):
                     m.d.sync += product.eq(weight * components[port])
                 products.append(product)
-            partial = Signal(signed(g.embed_bits), name=f"partial{c}", reset_less=True)
+            summed = Value.cast(tree(products))
+            partial = Signal(summed.shape(), name=f"partial{c}", reset_less=True)
             with m.If(valids[1]):
-                m.d.sync += partial.eq(tree(products))
+                m.d.sync += partial.eq(summed)
             with m.If(valids[2]):
                 m.d.sync += self.o[c].eq(Mux(sides[2].first, 0, self.o[c]) + partial)
         return m

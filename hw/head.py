@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The head: membranes summed over the SNN steps, a linear layer, and the action table."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -152,9 +152,10 @@ class Head(wiring.Component):
                 products.append(Signal(product, name=f"product{action}_{c}", reset_less=True))
                 with m.If(valids[0]):
                     m.d.sync += products[-1].eq(weight * operand[c])
-            partial = Signal(signed(g.head_bits), name=f"partial{action}", reset_less=True)
+            added = Value.cast(tree(products))
+            partial = Signal(added.shape(), name=f"partial{action}", reset_less=True)
             with m.If(valids[1]):
-                m.d.sync += partial.eq(tree(products))
+                m.d.sync += partial.eq(added)
             total = Signal(signed(g.head_bits), name=f"total{action}")
             m.d.comb += total.eq(Mux(sides[2].first, 0, running_totals[action]) + partial)
             with m.If(valids[2]):

@@ -102,13 +102,12 @@ def signature(previous: int | Integers, membrane: Integers, bits: int, group: in
     first; the packed word's 32-bit pieces are XORed; the signature is rotated left by one and XORed with that.
     membrane [steps, ..., channels], previous [...] or one for all -> [...].
     """
-    fields = np.moveaxis(membrane, 0, -1).reshape(*membrane.shape[1:-1], -1, group * len(membrane)).astype(np.uint32)
-    unpacked = ((fields[..., None] >> np.arange(bits, dtype=np.uint32)) & 1).astype(np.uint8)
-    unpacked = unpacked.reshape(*fields.shape[:-1], -1)
-    packed = np.packbits(unpacked, axis=-1, bitorder="little")
-    padded = np.zeros((*packed.shape[:-1], -(-packed.shape[-1] // 4) * 4), np.uint8)
-    padded[..., : packed.shape[-1]] = packed
-    folded = np.bitwise_xor.reduce(padded.view("<u4"), axis=-1).astype(np.int64)
+    fields = np.moveaxis(membrane, 0, -1).reshape(*membrane.shape[1:-1], -1, group * len(membrane))
+    # a field begins somewhere in a piece, and what does not fit begins the next: XORed, it is that field rotated
+    begins = np.arange(fields.shape[-1], dtype=np.uint64) * np.uint64(bits) % np.uint64(32)
+    placed = (fields.astype(np.uint64) & np.uint64((1 << bits) - 1)) << begins
+    both = np.bitwise_xor.reduce(placed, axis=-1)
+    folded = ((both ^ (both >> np.uint64(32))) & np.uint64(0xFFFF_FFFF)).astype(np.int64)
     running = np.asarray(previous, np.int64)
     for word in np.moveaxis(folded, -1, 0):
         running = (((running << 1) | (running >> 31)) & 0xFFFF_FFFF) ^ word
