@@ -4,7 +4,7 @@
 import functools
 import operator
 
-from amaranth.hdl import Module, Mux, ShapeLike, Signal
+from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -189,6 +189,7 @@ class LaneArray(wiring.Component):
             self.o_info.eq(info3),
         ]
         for c in range(g.group):
+            totals = []
             for t in range(g.steps):
                 drained = Signal(width, name=f"drained{c}_{t}")
                 with m.Switch(numbers[c]):
@@ -196,5 +197,7 @@ class LaneArray(wiring.Component):
                         word, place = divmod(index * g.group + c, words.lanes)
                         with m.Case(index):
                             m.d.comb += drained.eq(shadows[word][t].word_select(place, width))
-                m.d.sync += self.o[c][t].eq((drained - offsets[t])[:width].as_signed())
+                totals.append((drained - offsets[t])[:width])
+            with m.If(draining):
+                m.d.sync += self.o[c].eq(Cat(totals))
         return m

@@ -5,6 +5,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.expressions import saturated
 from hw.memory import load_port
 from hw.memory_map import level_bits, memory_map
 from hw.passes import steps_layout
@@ -70,24 +71,17 @@ class ResidualStore(wiring.Component):
             write.en.eq(self.i_valid),
         ]
 
-        def saturate(value: Signal):
-            """Return the clipped value and whether it was clipped: the bits above must repeat the sign."""
-            above = value[g.membrane_bits - 1 :]
-            clips = above.any() & ~above.all()
-            limit = Cat((~value[-1]).replicate(g.membrane_bits - 1), value[-1])
-            return Mux(clips, limit, value[: g.membrane_bits]), clips
-
         clipped = Signal(g.group * g.steps)
         for c in range(g.group):
             becoming = Signal(signed(max(g.embed_bits, g.bias_bits) + 1), name=f"becoming{c}")
             m.d.comb += becoming.eq((self.embedded[c] >> self.level[c][: g.embed_shift_bits]) + self.bias[c])
-            embedded, embedded_clips = saturate(becoming)
+            embedded, embedded_clips = saturated(becoming, g.membrane_bits)
             for t in range(g.steps):
                 shifted = self.sums[c][t] << self.level[c][: g.residual_shift_bits]
                 kept = Signal(signed(max(g.membrane_bits, g.bias_bits) + 1), name=f"kept_{c}_{t}")
                 added = Signal(signed(max(len(shifted), len(kept)) + 1), name=f"added_{c}_{t}")
                 m.d.comb += [kept.eq(read.data[c][t] + self.bias[c]), added.eq(shifted + kept)]
-                value, clips = saturate(added)
+                value, clips = saturated(added, g.membrane_bits)
                 m.d.comb += [
                     self.o[c][t].eq(Mux(self.i_embed, embedded, value)),
                     clipped[c * g.steps + t].eq(Mux(self.i_embed, embedded_clips, clips)),
@@ -97,7 +91,9 @@ class ResidualStore(wiring.Component):
         written = Signal(section.row_bits, reset_less=True)
         clipped_written = Signal.like(clipped, reset_less=True)
         sign = Signal()
-        m.d.sync += [sign.eq(self.i_valid), written.eq(Cat(self.o)), clipped_written.eq(clipped)]
+        m.d.sync += sign.eq(self.i_valid)
+        with m.If(self.i_valid):
+            m.d.sync += [written.eq(Cat(self.o)), clipped_written.eq(clipped)]
         folded = Signal(32)
         pieces = [written[start : start + 32] for start in range(0, len(written), 32)]
         fold = pieces[0]
