@@ -12,7 +12,7 @@ from model.deployed.artifact import Policy
 from model.deployed.golden import GoldenNetwork
 from model.deployed.golden_plasticity import PlasticNetwork
 
-BEHIND = 64
+BEHIND = 128
 """Decisions compared at a time: together they cost a fifth of one by one."""
 
 

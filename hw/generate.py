@@ -65,7 +65,12 @@ def verilog(geometry: Geometry) -> str:
     design = rtlil.convert(Top(geometry), name=TOP, emit_src=False)
     with tempfile.TemporaryDirectory() as scratch:
         (Path(scratch) / "design.il").write_text(design)
-        script = ["read_rtlil design.il", "proc -noopt -nomux -norom", "memory_collect", "write_verilog -norename design.v"]
+        script = [
+            "read_rtlil design.il",
+            "proc -noopt -nomux -norom",
+            "memory_collect",
+            "write_verilog -norename design.v",
+        ]
         run_yosys(Path(scratch), script, "design.v")
         return (Path(scratch) / "design.v").read_text()
 

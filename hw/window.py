@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The PSSA window unit: AND of keys and values, their ring of S tokens, tap accumulators, and the queries' gate."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+import functools
+import operator
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 
 from hw.attention import attention_members, ring_slot, send_groups, spike_store
 from hw.memory import PolicyMemory
 from hw.memory_map import memory_map
-from hw.passes import Kind, spikes_layout, steps_layout
+from hw.passes import Kind, spikes_layout
 from model.deployed.geometry import Geometry
 
 
@@ -17,7 +20,8 @@ class PssaWindow(wiring.Component):
     The taps of the S-1 older tokens do not depend on this decision, so they are accumulated ahead, while the lane
     array does other passes: of the next layer once a layer's sums are sent, of the next token's first layer after the
     last. The newest token's tap is added as its values arrive, and the sums leave gated by the queries. One set of
-    `group` x T adders does both.
+    adders does both, a channel's T steps side by side in one: taps are offset to be unsigned, and a silent one adds the
+    offset alone, so that steps never borrow from each other and all sums are in the end off by the same.
 
     Parameters
     ----------
@@ -119,21 +123,33 @@ class PssaWindow(wiring.Component):
             self.ready.eq(self.settled & ~self.start),
         ]
         m.d.comb += self.settled.eq(~gathering & ~emitting)
-        layout = steps_layout(g, g.window_bits)
-        m.submodules.sums = sums = memory.Memory(shape=data.ArrayLayout(layout, g.group), depth=g.groups, init=[])
+        bits, width = g.weight_bits, g.window_bits
+        offset = 1 << (bits - 1)
+
+        def all_steps(value: int) -> int:
+            return sum(value << step * width for step in range(g.steps))
+
+        # so that all taps together are half the range too much: the sign bit inverted
+        nothing = (1 << width - 1) - g.window * offset
+        m.submodules.sums = sums = memory.Memory(
+            shape=data.ArrayLayout(g.steps * width, g.group), depth=g.groups, init=[]
+        )
         sums_write, sums_read = sums.write_port(), sums.read_port(domain="comb")
-        running = [Signal(layout, name=f"running{c}", reset_less=True) for c in range(g.group)]
-        added = [Signal(layout, name=f"added{c}") for c in range(g.group)]
+        running = [Signal(g.steps * width, name=f"running{c}", reset_less=True) for c in range(g.group)]
+        added = [Signal(g.steps * width, name=f"added{c}") for c in range(g.group)]
         spikes = Signal(spikes_layout(g, g.group))
         m.d.comb += spikes.eq(Mux(side1.value, values1, Mux(side1.absent, 0, read.data)))
-        bits = g.weight_bits
         for c in range(g.group):
-            weight = taps.row_data[0][c * bits : (c + 1) * bits].as_signed()
-            for t in range(g.steps):
-                # an episode's first token has none before it, whatever was summed
-                before = Mux(side1.value & (self.tokens != 0), sums_read.data[c][t], 0)
-                kept = Mux(side1.value | side1.first, before, running[c][t])
-                m.d.comb += added[c][t].eq(kept + Mux(spikes[c][t], weight, 0))
+            weight = taps.row_data[0][c * bits : (c + 1) * bits]
+            everywhere = Cat(Cat(weight, Const(0, width - bits)) for _ in range(g.steps))
+            taken = functools.reduce(
+                operator.or_, (Mux(spikes[c][t], (offset * 2 - 1) << t * width, 0) for t in range(g.steps))
+            )
+            # an episode's first token has none before it, whatever was summed
+            older = Mux(self.tokens != 0, sums_read.data[c], all_steps(nothing + (g.window - 1) * offset))
+            before = Mux(side1.value, older, all_steps(nothing))
+            kept = Mux(side1.value | side1.first, before, running[c])
+            m.d.comb += added[c].eq(kept + ((everywhere & taken) ^ all_steps(offset)))
         with m.If(valid1):
             m.d.sync += [register.eq(value) for register, value in zip(running, added, strict=True)]
         m.d.comb += [
@@ -151,6 +167,6 @@ class PssaWindow(wiring.Component):
         ]
         for c in range(g.group):
             for t in range(g.steps):
-                query = queries.data[c * g.steps + t]
-                m.d.comb += self.o[c][t].eq(Mux(query, sums_read.data[c][t], 0))
+                query, total = queries.data[c * g.steps + t], sums_read.data[c].word_select(t, width)
+                m.d.comb += self.o[c][t].eq(Mux(query, (total ^ 1 << width - 1).as_signed(), 0))
         return m

@@ -98,6 +98,8 @@ def follow(attention: Attention, spikes: Sequence[Bits]) -> tuple[Integers, int]
 
     Returns the currents, same shape, and how many numbers were clipped.
     """
+    if isinstance(attention, Window):
+        return attention.follow(*spikes), 0
     taken = [attention.advance(*(each[:, token] for each in spikes)) for token in range(spikes[0].shape[1])]
     return np.stack([current for current, _ in taken], axis=1), sum(clipped for _, clipped in taken)
 
@@ -114,6 +116,18 @@ class Window:
         assert query is not None
         self.ring = _push(self.ring, key & value, self._window)
         return query * window_sum(self.ring, self._taps), 0
+
+    def follow(self, key: Bits, value: Bits, query: Bits) -> Integers:
+        """Take consecutive tokens [steps, tokens, channels]: as `advance` of each, a tap of all of them at a time."""
+        both = np.concatenate([*(token[:, None] for token in self.ring[::-1]), key & value], axis=1)  # oldest first
+        past, count = len(self.ring), key.shape[1]
+        acc = np.zeros(key.shape, np.int64)
+        for age in range(min(self._window, both.shape[1])):
+            # the first tokens of an episode have none of that age
+            begins = max(0, age - past)
+            acc[:, begins:] += both[:, past + begins - age : past + count - age] * self._taps[:, age]
+        self.ring = np.moveaxis(both[:, ::-1], 1, 0)[: self._window]
+        return query * acc
 
     def keep(self, episodes: Sequence[int]) -> None:
         """Keep."""
