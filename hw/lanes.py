@@ -25,9 +25,10 @@ def _copy(name: str, shape: ShapeLike = 1) -> Signal:
 class LaneArray(wiring.Component):
     """Sum weight rows: `acc[c][t] += w[row][c]` for each fetched row whose input spikes in step t.
 
-    A fetch reads each row once for all T steps. Inside, a weight is offset to be unsigned (its sign bit inverted): a
-    lane's T accumulators then never borrow from each other and lie side by side in one adder. The offsets that were
-    added, as many as spikes, are taken off when the sums drain. Accumulators are as wide as the longest pass needs.
+    A fetch reads each row once for all T steps. Inside, a weight is offset to be unsigned (its sign bit inverted):
+    accumulators then never borrow from each other, and those of some lanes lie side by side in one adder (`Words`). The
+    offsets that were added, as many as spikes, are taken off when the sums drain. Accumulators are as wide as the
+    longest pass needs.
 
     The last rows of a pass move the sums to a shadow and clear the accumulators in the same cycle; the shadow drains
     `group` channels a cycle.
@@ -120,8 +121,7 @@ class LaneArray(wiring.Component):
             m.d.sync += [copy.eq(gate) for copy, gate in zip(spikes[b], gates, strict=True)]
             m.d.sync += [clears[b].eq(last1 | self.clear), captures[b].eq(last1)]
 
-        # Of each pair of rows take none, one, the other or their sum; add the pairs, then to the accumulators: lanes side
-        # by side in one adder
+        # Of each pair of rows take none, one, the other or their sum; add the pairs, then to the accumulators
         sums = [
             [Signal(len(lanes) * width, name=f"sum{w}_{t}") for t in range(g.steps)]
             for w, lanes in enumerate(words.sums)
@@ -136,13 +136,15 @@ class LaneArray(wiring.Component):
             for t in range(g.steps):
                 terms = []
                 for p in range(0, ports, 2):
-                    even, taken = gate[p][t], []
+                    takes = [(gate[p][t], rows[w][p])]
                     if ports > 1:
-                        odd = gate[p + 1][t]
-                        taken = [(odd & ~even, rows[w][p + 1]), (odd & even, pairs[w][p // 2])]
-                        even = even & ~odd
-                    of_each = [Mux(spike, row, 0) for spike, row in [(even, rows[w][p]), *taken]]
-                    terms.append(functools.reduce(operator.or_, of_each))
+                        even, odd = gate[p][t], gate[p + 1][t]
+                        takes = [
+                            (even & ~odd, rows[w][p]),
+                            (odd & ~even, rows[w][p + 1]),
+                            (even & odd, pairs[w][p // 2]),
+                        ]
+                    terms.append(functools.reduce(operator.or_, (Mux(spike, row, 0) for spike, row in takes)))
                 added = Signal(words.width(lanes), name=f"added{w}_{t}")
                 m.d.comb += added.eq(sum(terms))
                 for n in range(w * words.shared, min((w + 1) * words.shared, len(words.sums))):

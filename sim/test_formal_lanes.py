@@ -12,6 +12,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 import hw.lanes
+import hw.words
 from hw.memory import load_port
 from hw.memory_map import memory_map
 from model.deployed.geometry import Geometry
@@ -36,7 +37,12 @@ GEOMETRIES = {
     "two rows": dataclasses.replace(SMALL, rows_per_cycle=2),
     "four rows": dataclasses.replace(SMALL, steps=1, rows_per_cycle=4, group=2),
     "one group": dataclasses.replace(SMALL, rows_per_cycle=2, group=2),
+    "a lane a word": SMALL,
+    "a lane a word, two rows": dataclasses.replace(SMALL, rows_per_cycle=2),
 }
+
+WORD_BITS = {"a lane a word": 4, "a lane a word, two rows": 4}
+"""Where the lanes are not to lie in one word; of a row, two words of sums then share one of terms."""
 
 CYCLES = 7
 """A clear, two passes and the second's drain; each group but the first takes two more, between the passes and in the
@@ -151,7 +157,9 @@ class FetchEquation(Elaboratable):
         return m
 
 
-def verdict(module, geometry, monkeypatch):
+def verdict(module, name, monkeypatch):
+    geometry = GEOMETRIES[name]
+    monkeypatch.setattr(hw.words, "WORD_BITS", WORD_BITS.get(name, hw.words.WORD_BITS))
     design = FetchEquation(module, geometry)
     monkeypatch.setattr(module, "WeightRows", lambda g: design.rows)
     return prove(design, design.ports, depth=CYCLES + 2 * (geometry.groups - 1), mode="bmc")
@@ -159,7 +167,7 @@ def verdict(module, geometry, monkeypatch):
 
 @pytest.mark.parametrize("name", GEOMETRIES)
 def test_every_fetched_row_is_in_the_sums_of_its_pass(name, monkeypatch):
-    found = verdict(hw.lanes, GEOMETRIES[name], monkeypatch)
+    found = verdict(hw.lanes, name, monkeypatch)
     assert found.status == "PASS", found.log
 
 
@@ -181,18 +189,29 @@ def test_every_fetched_row_is_in_the_sums_of_its_pass(name, monkeypatch):
         ("clears[b].eq(last1 | self.clear)", "clears[b].eq(last1)", "a row", "sum"),
         ("clears[b].eq(last1 | self.clear)", "clears[b].eq(self.clear)", "two rows", "sum"),
         ("captures[b].eq(last1)", "captures[b].eq(valid1)", "two rows", "sum"),
-        ("both = Mux(gate[p][t], pairs[c][p // 2], rows[c][p + 1])", "both = pairs[c][p // 2]", "four rows", "sum"),
+        ("(odd & ~even, rows[w][p + 1])", "(odd & ~even, pairs[w][p // 2])", "four rows", "sum"),
+        ("(even & ~odd, rows[w][p])", "(even, rows[w][p])", "two rows", "sum"),
+        ("words.part(added, lanes, words.sums[n])", "words.part(added, lanes, lanes)", "a lane a word", "sum"),
         ("count << (bits - 1)", "count << bits", "a row", "sum"),
         ("info3.eq(info2), draining.eq(1)", "info3.eq(fetch1.info), draining.eq(1)", "a row", "info"),
         ("m.If(number == g.groups - 1)", "m.If(number == 0)", "a row", "valid"),
-        ("shadows[index * g.group + c]", "shadows[c]", "a row", "sum"),
+        ("divmod(index * g.group + c, words.lanes)", "divmod(c, words.lanes)", "a row", "sum"),
     ],
     ids=[
         *("asks-when-told-nothing", "adds-when-told-nothing", "keeps-the-last-decision", "keeps-the-last-pass"),
-        *("forgets-rows", "adds-both-for-one", "offset-twice", "next-info", "one-group-only", "first-group-always"),
+        *(
+            "forgets-rows",
+            "adds-both-for-one",
+            "first-with-both",
+            "first-word-twice",
+            "offset-twice",
+            "next-info",
+            "one-group-only",
+            "first-group-always",
+        ),
     ],
 )
 def test_the_proof_finds_a_planted_defect(old, new, name, failed, monkeypatch):
-    found = verdict(mutant(hw.lanes, old, new), GEOMETRIES[name], monkeypatch)
+    found = verdict(mutant(hw.lanes, old, new), name, monkeypatch)
     assert found.status == "FAIL", found.log
     assert all(claimed.startswith(failed) for claimed in found.failed), found.failed
