@@ -11,6 +11,7 @@ from bitstreams.boards import BOARDS, Clock, ClockError
 from bitstreams.publish import publish
 from bitstreams.tools import BuildError
 from hw.generate import read_geometry, verilog
+from hw.synthesis import SynthesisError
 from model.deployed.geometry import GeometryError
 
 WORK = Path(__file__).resolve().parent.parent / "build" / "bitstreams"
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         build(options)
-    except (BuildError, ClockError, GeometryError, OSError) as error:
+    except (BuildError, ClockError, GeometryError, SynthesisError, OSError) as error:
         print(f"bitstreams.build: {error}", file=sys.stderr)
         return 2
     return 0

@@ -18,7 +18,7 @@ from hw.accelerator import Accelerator
 from hw.axi import AxiLite
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
-from hw.synthesis import run_yosys, yosys
+from hw.synthesis import SynthesisError, run_yosys, yosys
 from model.deployed.geometry import Geometry, GeometryError
 from model.deployed.presets import PRESETS, preset
 
@@ -111,10 +111,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         geometry = read_geometry(options.geometry)
-    except GeometryError as error:
+        text = verilog(geometry)
+    except (GeometryError, SynthesisError) as error:
         print(f"hw.generate: {error}", file=sys.stderr)
         return 2
-    text = verilog(geometry)
     options.out.mkdir(parents=True, exist_ok=True)
     files = {"spikeloop.v": text, "manifest.json": json.dumps(manifest(geometry, text), indent=2) + "\n"}
     for name, content in files.items():

