@@ -13,7 +13,7 @@ from model.deployed.golden import GoldenNetwork
 from model.deployed.golden_plasticity import PlasticNetwork
 
 BEHIND = 128
-"""Decisions compared at a time: together they cost a fifth of one by one."""
+"""Decisions compared at a time: together they cost a seventh of one by one."""
 
 
 class Difference(RuntimeError):

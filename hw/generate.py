@@ -52,7 +52,7 @@ class Top(wiring.Component):
 
 
 def find_yosys() -> None:
-    """Tell Amaranth where its Yosys is."""
+    """Tell Amaranth where its Yosys is. Raises `SynthesisError` where there is none."""
     os.environ.setdefault("YOSYS", str(yosys()))
 
 

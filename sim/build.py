@@ -20,7 +20,7 @@ from amaranth.lib import wiring
 from cocotb_tools.runner import Verilator, VerilatorControlFile, get_results
 
 from host.verilated import make_variables, tool_environment, verilator_program
-from model import caches
+from hw.generate import find_yosys
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "sim"
@@ -105,8 +105,7 @@ def kept_text(key: str, make: Callable[[], str]) -> str:
     path = CACHE / "verilog" / f"{digest(_sources(), key)}.v"
     with locked(path):
         if not path.is_file():
-            caches.keep_here()
-            os.environ.setdefault("YOSYS", tool_environment()["YOSYS"])
+            find_yosys()
             partial = path.with_suffix(".partial")
             partial.write_text(make())
             partial.replace(path)
