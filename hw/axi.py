@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """AXI4-Lite on the outside, single word accesses on the inside (AMBA AXI protocol specification, part B)."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
+from amaranth.lib.fifo import SyncFIFO
 from amaranth.lib.wiring import In, Out
 
 
@@ -36,11 +37,11 @@ class AxiLite(wiring.Signature):
 
 
 class WordAccess(wiring.Signature):
-    """One word read or written at a time, from the accessing side.
+    """One word read or written a cycle, from the accessing side.
 
-    address : word address, held for the whole access
+    address : word address
     write : store `write_data` in this cycle
-    read : a read begins in this cycle; `read_data` is taken `AxiLiteSlave.READ_CYCLES` cycles later
+    read : read in this cycle; `read_data` is taken `AxiLiteSlave.READ_CYCLES` cycles later
     whole : all four bytes of the write are strobed
     """
 
@@ -58,9 +59,11 @@ class WordAccess(wiring.Signature):
 
 
 class AxiLiteSlave(wiring.Component):
-    """Answer every AXI4-Lite access with OKAY; one access at a time, writes before reads.
+    """Answer every AXI4-Lite access with OKAY, in order, an access a cycle; of a write and a read the write goes
+    first, and then the read.
 
-    The byte address is cut to its word. All inputs are registered before anything else looks at them.
+    The byte address is cut to its word. All inputs are registered before anything else looks at them, and no output
+    follows an input within a cycle. No access is made whose answer would have no place to wait for the manager.
 
     Members
     -------
@@ -69,14 +72,22 @@ class AxiLiteSlave(wiring.Component):
 
     Timing
     ------
-    A write is stored 2 cycles after the later of its address and data; a read answers `READ_CYCLES + 2` cycles after
-    its address.
+    A write is stored in the cycle after the later of its address and data; a read answers `READ_CYCLES + 2` cycles
+    after its address. A manager that takes answers at once gets a word a cycle.
 
     """
 
     READ_CYCLES = 2
 
+    ANSWERS = READ_CYCLES + 2
+    """Of either kind, that are on their way or wait: as many as a word a cycle needs."""
+
     def __init__(self, address_bits: int) -> None:
+        self.addresses = {channel: Signal(address_bits - 2, name=f"{channel}_address") for channel in ("aw", "ar")}
+        self.unanswered = {
+            kind: Signal(range(self.ANSWERS + 1), name=f"unanswered_{kind}s") for kind in ("write", "read")
+        }
+        self.words = SyncFIFO(width=32, depth=self.ANSWERS)
         super().__init__({"s_axil": In(AxiLite(address_bits)), "access": Out(WordAccess(address_bits - 2))})
 
     def elaborate(self, platform):
@@ -84,41 +95,48 @@ class AxiLiteSlave(wiring.Component):
         axi, access = self.s_axil, self.access
 
         # Take requests over
-        aw_full, w_full, ar_full = Signal(), Signal(), Signal()
-        write_address, read_address = Signal.like(access.address), Signal.like(access.address)
         awake = Signal()  # nothing is taken over while the reset lasts
         m.d.sync += awake.eq(1)
-        m.d.comb += [
-            axi.awready.eq(awake & ~aw_full),
-            axi.wready.eq(awake & ~w_full),
-            axi.arready.eq(awake & ~ar_full),
-        ]
-        with m.If(axi.awvalid & axi.awready):
-            m.d.sync += [aw_full.eq(1), write_address.eq(axi.awaddr[2:])]
+        fulls, address = {}, self.addresses
+        for channel, leaves in (("aw", access.write), ("w", access.write), ("ar", access.read)):
+            full = fulls[channel] = Signal(name=f"{channel}_full")
+            valid, ready = getattr(axi, f"{channel}valid"), getattr(axi, f"{channel}ready")
+            m.d.comb += ready.eq(awake & (~full | leaves))
+            with m.If(valid & ready):
+                m.d.sync += full.eq(1)
+            with m.Elif(leaves):
+                m.d.sync += full.eq(0)
+            if channel in address:
+                with m.If(valid & ready):
+                    m.d.sync += address[channel].eq(getattr(axi, f"{channel}addr")[2:])
         with m.If(axi.wvalid & axi.wready):
-            m.d.sync += [w_full.eq(1), access.write_data.eq(axi.wdata), access.whole.eq(axi.wstrb == 0xF)]
-        with m.If(axi.arvalid & axi.arready):
-            m.d.sync += [ar_full.eq(1), read_address.eq(axi.araddr[2:])]
+            m.d.sync += [access.write_data.eq(axi.wdata), access.whole.eq(axi.wstrb == 0xF)]
 
-        # Do one after the other
-        wait = Signal(range(self.READ_CYCLES + 1))
-        m.d.comb += access.address.eq(read_address)
-        with m.FSM():
-            with m.State("Idle"):
-                with m.If(aw_full & w_full & ~axi.bvalid):
-                    m.d.comb += [access.address.eq(write_address), access.write.eq(1)]
-                    m.d.sync += [aw_full.eq(0), w_full.eq(0), axi.bvalid.eq(1)]
-                with m.Elif(ar_full & ~axi.rvalid):
-                    m.d.comb += access.read.eq(1)
-                    m.d.sync += wait.eq(self.READ_CYCLES - 1)
-                    m.next = "Read"
-            with m.State("Read"):
-                m.d.sync += wait.eq(wait - 1)
-                with m.If(wait == 0):
-                    m.d.sync += [axi.rdata.eq(access.read_data), axi.rvalid.eq(1), ar_full.eq(0)]
-                    m.next = "Idle"
-        with m.If(axi.bvalid & axi.bready):
-            m.d.sync += axi.bvalid.eq(0)
-        with m.If(axi.rvalid & axi.rready):
-            m.d.sync += axi.rvalid.eq(0)
+        # Access, where the answer has a place
+        writes, reads = self.unanswered["write"], self.unanswered["read"]
+        readable, wrote = Signal(), Signal()
+        m.d.sync += wrote.eq(access.write)
+        m.d.comb += [
+            readable.eq(fulls["ar"] & (reads != self.ANSWERS)),
+            access.write.eq(fulls["aw"] & fulls["w"] & (writes != self.ANSWERS) & ~(readable & wrote)),
+            access.read.eq(readable & ~access.write),
+            access.address.eq(Mux(access.write, address["aw"], address["ar"])),
+        ]
+        m.d.sync += [
+            writes.eq(writes + access.write - (axi.bvalid & axi.bready)),
+            reads.eq(reads + access.read - (axi.rvalid & axi.rready)),
+        ]
+
+        # Answer
+        m.submodules.words = words = self.words
+        coming = Signal(self.READ_CYCLES)
+        m.d.sync += coming.eq(Cat(access.read, coming)[: self.READ_CYCLES])
+        m.d.comb += [
+            axi.bvalid.eq(writes != 0),
+            words.w_en.eq(coming[-1]),
+            words.w_data.eq(access.read_data),
+            axi.rdata.eq(words.r_data),
+            axi.rvalid.eq(words.r_rdy),
+            words.r_en.eq(axi.rready),
+        ]
         return m

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The threshold/LIF bank: turns a group of sums into a group of spikes, every pass through one set of neurons."""
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.expressions import gated
 from hw.lif import LifNeuron
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import channel_bits, level_bits, memory_map
@@ -115,8 +116,9 @@ class NeuronBank(wiring.Component):
         valid2, side2 = Signal(), Signal(side, reset_less=True)
         m.d.sync += valid2.eq(valid1)
         for c in range(g.group):
+            sums = [gated(m, valid1, self.i[c][t], f"sum{c}_{t}") for t in range(g.steps)]
             m.d.comb += [
-                *(self.residual_sums[c][t].eq(self.i[c][t]) for t in range(g.steps)),
+                *(self.residual_sums[c][t].eq(sums[t]) for t in range(g.steps)),
                 self.residual_embedded[c].eq(self.i_embed[c]),
                 self.residual_bias[c].eq(parameters[c].bias),
                 self.residual_level[c].eq(parameters[c].level),
@@ -125,9 +127,7 @@ class NeuronBank(wiring.Component):
                 m.d.sync += thresholds[c].eq(Mux(on_residual, self.entry_threshold, parameters[c].level))
             for t in range(g.steps):
                 with m.If(valid1):
-                    m.d.sync += currents[c][t].eq(
-                        Mux(on_residual, self.residual[c][t], self.i[c][t] + parameters[c].bias)
-                    )
+                    m.d.sync += currents[c][t].eq(Mux(on_residual, self.residual[c][t], sums[t] + parameters[c].bias))
         with m.If(valid1):
             m.d.sync += side2.eq(side1)
         m.d.comb += [
@@ -139,17 +139,19 @@ class NeuronBank(wiring.Component):
                 m.d.comb += self.membrane[c][t].eq(currents[c][t])
 
         # Run the neurons
-        valid, tag = valid2, side2
+        valid, tag, stages = valid2, side2, []
         for stage in range(LifNeuron.latency(g)):
             valid_next, tag_next = (
                 Signal(name=f"valid{3 + stage}"),
                 Signal(side, name=f"side{3 + stage}", reset_less=True),
             )
+            stages.append(valid)
             m.d.sync += [valid_next.eq(valid), tag_next.eq(tag)]
             valid, tag = valid_next, tag_next
         for c, neuron in enumerate(neurons):
             m.submodules[f"neuron{c}"] = neuron
             m.d.comb += [
+                neuron.valid.eq(Cat(stages)),
                 neuron.currents.eq(currents[c]),
                 neuron.threshold.eq(thresholds[c]),
                 self.o[c].eq(neuron.spikes),

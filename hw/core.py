@@ -175,7 +175,9 @@ class DecisionCore(wiring.Component):
         currents = [
             Signal.like(of_channel, name=f"currents{c}", reset_less=True) for c, of_channel in enumerate(window.o)
         ]
-        m.d.sync += [attended.eq(window.o_valid), *(held.eq(now) for held, now in zip(currents, window.o, strict=True))]
+        m.d.sync += attended.eq(window.o_valid)
+        with m.If(window.o_valid):
+            m.d.sync += [held.eq(now) for held, now in zip(currents, window.o, strict=True)]
         with m.If(embed.o_valid):
             m.d.comb += [
                 bank.i_group.eq(embed.o_group),

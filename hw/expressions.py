@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Array, Cat, Mux, Value, ValueLike
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, ValueLike
 
 
 def tree(terms: Sequence[ValueLike]) -> ValueLike:
@@ -48,6 +48,19 @@ def saturated(value: Value, bits: int) -> tuple[Value, Value]:
     clips = above.any() & ~above.all()
     limit = Cat((~value[-1]).replicate(bits - 1), value[-1])
     return Mux(clips, limit, value[:bits]).as_signed(), clips
+
+
+def gated(m: Module, valid: Value, value: ValueLike, name: str) -> Signal:
+    """Return a signal that is `value` while `valid`, and what nobody may look at otherwise.
+
+    It costs an input of the look-up tables behind it, and a simulator works `value` out only while it is valid. It
+    would not if it were zero otherwise: Verilator makes such a choice a mask of what it then computes in every cycle.
+    """
+    value = Value.cast(value)
+    signal = Signal(value.shape(), name=name, init=1)
+    with m.If(valid):
+        m.d.comb += signal.eq(value)
+    return signal
 
 
 def towards_zero(value: Value, places: int) -> Value:

@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.expressions import gated
 from hw.memory import load_port
 from hw.memory_map import memory_map
 from hw.passes import pass_layout, steps_layout
@@ -30,13 +31,13 @@ class LaneArray(wiring.Component):
     offsets that were added, as many as spikes, are taken off when the sums drain. Accumulators are as wide as the
     longest pass needs.
 
-    The last rows of a pass move the sums to a shadow and clear the accumulators in the same cycle; the shadow drains
-    `group` channels a cycle.
+    Where a pass begins, its first rows are added to nothing. The sums of the pass before move to a shadow meanwhile and
+    drain `group` channels a cycle, the first group from the accumulators themselves.
 
     Members
     -------
     fetch, fetch_valid : from the row walker
-    clear : zero the accumulators (start of a decision)
+    clear : what was summed until now is no pass (start of a decision)
     load, busy : policy loading
     o_valid, o_group, o_last, o_info : a group drains: its number, whether it is the pass's last, and its pass
     o : its sums, a cycle after `o_valid`
@@ -92,18 +93,20 @@ class LaneArray(wiring.Component):
         # spikes are zero
         words = Words.of(g)
         rows = [
-            [Signal(words.width(lanes), name=f"row{w}_{p}", reset_less=True) for p in range(ports)]
+            [Signal(words.width(lanes, bits), name=f"row{w}_{p}", reset_less=True) for p in range(ports)]
             for w, lanes in enumerate(words.terms)
         ]
         pairs = [
-            [Signal(words.width(lanes), name=f"pair{w}_{p}", reset_less=True) for p in range(ports // 2)]
+            [Signal(words.width(lanes, bits + 1), name=f"pair{w}_{p}", reset_less=True) for p in range(ports // 2)]
             for w, lanes in enumerate(words.terms)
         ]
-        for w, lanes in enumerate(words.terms):
-            fetched = [words.spread(row, lanes) for row in weights.row_data]
-            m.d.sync += [row.eq(weight) for row, weight in zip(rows[w], fetched, strict=True)]
-            for p, pair in enumerate(pairs[w]):
-                m.d.sync += pair.eq(words.low(fetched[2 * p] + fetched[2 * p + 1], lanes, bits + 1))
+        with m.If(valid1):
+            for w, lanes in enumerate(words.terms):
+                for p, row in enumerate(rows[w]):
+                    m.d.sync += row.eq(words.spread(weights.row_data[p], lanes))
+                for p, pair in enumerate(pairs[w]):
+                    even, odd = (words.spread(weights.row_data[2 * p + n], lanes) for n in range(2))
+                    m.d.sync += pair.eq(words.low(even + odd, lanes, bits + 1))
 
         # What steers the lanes has a register per block of them: one net to all of them would set the clock
         last1, last2 = Signal(), Signal()
@@ -114,57 +117,64 @@ class LaneArray(wiring.Component):
         for port, gate in enumerate(gates):
             slot = fetch1.slots[port]
             m.d.comb += gate.eq(slot.spikes & (valid1 & slot.valid).replicate(g.steps))
-        blocks = range(-(-g.d_model // self.BLOCK))
-        spikes = [[_copy(f"spikes{b}_{p}", g.steps) for p in range(ports)] for b in blocks]
-        clears, captures = [_copy(f"clear{b}") for b in blocks], [_copy(f"capture{b}") for b in blocks]
-        for b in blocks:
+        blocks = {lanes.start: lanes.start // self.BLOCK for lanes in words.sums}
+        spikes = {b: [_copy(f"spikes{b}_{p}", g.steps) for p in range(ports)] for b in blocks.values()}
+        adds, ends, moves, begins = (
+            {b: _copy(f"{what}{b}") for b in spikes} for what in ("add", "end", "move", "begin")
+        )
+        cleared = Signal()
+        m.d.sync += cleared.eq(self.clear)
+        for b in spikes:
             m.d.sync += [copy.eq(gate) for copy, gate in zip(spikes[b], gates, strict=True)]
-            m.d.sync += [clears[b].eq(last1 | self.clear), captures[b].eq(last1)]
+            m.d.sync += [adds[b].eq(valid1), ends[b].eq(last1), moves[b].eq(ends[b])]
+            with m.If(ends[b] | cleared):
+                m.d.sync += begins[b].eq(1)
+            with m.Elif(adds[b]):
+                m.d.sync += begins[b].eq(0)
 
-        # Of each pair of rows take none, one, the other or their sum; add the pairs, then to the accumulators
-        sums = [
-            [Signal(len(lanes) * width, name=f"sum{w}_{t}") for t in range(g.steps)]
-            for w, lanes in enumerate(words.sums)
-        ]
-        accumulators = [
-            [Signal(len(lanes) * width, name=f"lanes{w}_{t}", reset_less=True) for t in range(g.steps)]
-            for w, lanes in enumerate(words.sums)
-        ]
+        # Of each pair of rows take none, one, the other or their sum; add the pairs, then to the accumulators, or to
+        # nothing where a pass begins. The sums of the pass before move to the shadows in that cycle
+        shadows, accumulators = (
+            [
+                [Signal(words.width(lanes, width), name=f"{what}{w}_{t}", reset_less=True) for t in range(g.steps)]
+                for w, lanes in enumerate(words.sums)
+            ]
+            for what in ("shadow", "lanes")
+        )
         for w, lanes in enumerate(words.terms):
-            block = lanes.start // self.BLOCK
-            gate = spikes[block]
+            block = blocks[lanes.start]
             for t in range(g.steps):
                 terms = []
                 for p in range(0, ports, 2):
-                    takes = [(gate[p][t], rows[w][p])]
+                    gate = spikes[block][p][t]
+                    takes = [(gate, rows[w][p])]
                     if ports > 1:
-                        even, odd = gate[p][t], gate[p + 1][t]
+                        even, odd = gate, spikes[block][p + 1][t]
                         takes = [
                             (even & ~odd, rows[w][p]),
                             (odd & ~even, rows[w][p + 1]),
                             (even & odd, pairs[w][p // 2]),
                         ]
                     terms.append(functools.reduce(operator.or_, (Mux(spike, row, 0) for spike, row in takes)))
-                added = Signal(words.width(lanes), name=f"added{w}_{t}")
-                m.d.comb += added.eq(sum(terms))
-                for n in range(w * words.shared, min((w + 1) * words.shared, len(words.sums))):
-                    m.d.comb += sums[n][t].eq(accumulators[n][t] + words.part(added, lanes, words.sums[n]))
-                    m.d.sync += accumulators[n][t].eq(sums[n][t])
-                    with m.If(clears[block]):
-                        m.d.sync += accumulators[n][t].eq(0)
+                added = gated(m, adds[block], sum(terms[1:], terms[0]), f"added{w}_{t}")
+                for n, of_sum in enumerate(words.sums):
+                    if of_sum.start not in lanes:
+                        continue
+                    before = Mux(begins[block], 0, accumulators[n][t])
+                    total = words.part(added, lanes, of_sum) + before
+                    with m.If(moves[block]):
+                        m.d.sync += shadows[n][t].eq(accumulators[n][t])
+                    with m.If(adds[block]):
+                        m.d.sync += accumulators[n][t].eq(words.low(total, of_sum, width))
         counts = [Signal(range(g.d_mlp + 1), name=f"count{t}") for t in range(g.steps)]
         counted = [Signal(range(g.d_mlp + 1), name=f"counted{t}") for t in range(g.steps)]
         for t in range(g.steps):
             m.d.comb += counted[t].eq(counts[t] + sum(gate[t] for gate in spikes[0]))
             m.d.sync += counts[t].eq(counted[t])
-            with m.If(clears[0]):
+            with m.If(last2 | cleared):
                 m.d.sync += counts[t].eq(0)
 
         # Drain: the channels of a group have the group's number each for itself
-        shadows = [
-            [Signal.like(word, name=f"shadow{w}_{t}") for t, word in enumerate(steps)]
-            for w, steps in enumerate(accumulators)
-        ]
         offsets = [Signal(width, name=f"offset{t}", reset_less=True) for t in range(g.steps)]
         info3 = Signal(pass_layout(g), reset_less=True)
         draining = Signal()
@@ -181,9 +191,6 @@ class LaneArray(wiring.Component):
             m.d.sync += [info3.eq(info2), draining.eq(1)]
             m.d.sync += [offset.eq(count << (bits - 1)) for offset, count in zip(offsets, counted, strict=True)]
         m.d.sync += [copy.eq(next_number) for copy in (number, *numbers)]
-        for lanes, shadow, total in zip(words.sums, shadows, sums, strict=True):
-            with m.If(captures[lanes.start // self.BLOCK]):
-                m.d.sync += [word.eq(step) for word, step in zip(shadow, total, strict=True)]
         m.d.comb += [
             self.o_valid.eq(draining),
             self.o_group.eq(number),
@@ -196,9 +203,12 @@ class LaneArray(wiring.Component):
                 drained = Signal(width, name=f"drained{c}_{t}")
                 with m.Switch(numbers[c]):
                     for index in range(g.groups):
-                        word, place = divmod(index * g.group + c, words.lanes)
+                        lane = index * g.group + c
+                        word, lanes = next((w, lanes) for w, lanes in enumerate(words.sums) if lane in lanes)
+                        place = words.place(lanes, lane)
+                        sums = shadows if index else accumulators
                         with m.Case(index):
-                            m.d.comb += drained.eq(shadows[word][t].word_select(place, width))
+                            m.d.comb += drained.eq(sums[word][t][place : place + width])
                 totals.append((drained - offsets[t])[:width])
             with m.If(draining):
                 m.d.sync += self.o[c].eq(Cat(totals))

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The leaky integrate-and-fire neuron, its T steps unrolled."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.expressions import gated
 from model.deployed.geometry import Geometry
 
 
@@ -20,6 +21,7 @@ class LifNeuron(wiring.Component):
 
     Members
     -------
+    valid : per stage of the pipeline, whether a token is in it: currents come with the first bit
     currents : signed `current_bits` per step
     threshold : unsigned
     spikes : one bit per step, `latency(geometry)` cycles later
@@ -43,6 +45,7 @@ class LifNeuron(wiring.Component):
         self.threshold_bits = max(geometry.threshold_bits, geometry.membrane_bits - 1)
         super().__init__(
             {
+                "valid": In(self.latency(geometry)),
                 "currents": In(data.ArrayLayout(signed(geometry.current_bits), geometry.steps)),
                 "threshold": In(self.threshold_bits),
                 "spikes": Out(geometry.steps),
@@ -62,27 +65,23 @@ class LifNeuron(wiring.Component):
         spikes: list[Signal] = []
         carried = None
         for t in range(g.steps):
+            valid = self.valid[t // self.STEPS_PER_STAGE]
             if t and t % self.STEPS_PER_STAGE == 0:
                 # register what the later steps need
                 registered = []
                 for value in (*currents, *excess, carried, *spikes):
                     register = Signal.like(value, reset_less=True)
-                    m.d.sync += register.eq(value)
+                    with m.If(self.valid[t // self.STEPS_PER_STAGE - 1]):
+                        m.d.sync += register.eq(value)
                     registered.append(register)
                 currents, excess = registered[: g.steps], registered[g.steps : 2 * g.steps]
                 carried, spikes = registered[2 * g.steps], registered[2 * g.steps + 1 :]
             before = 0 if carried is None else carried
-            membrane = Signal(signed(g.current_bits + 1 + 2 * t), name=f"membrane{t}")
-            margin = Signal(signed(len(excess[t]) + 1 + 2 * t), name=f"margin{t}")
-            spike = Signal(name=f"spike{t}")
-            m.d.comb += [
-                membrane.eq((currents[t] << (2 * t)) + before),
-                margin.eq(Cat(Const((1 << 2 * t) - 1, 2 * t), excess[t]).as_signed() + before),
-                spike.eq(~margin[-1]),
-            ]
-            carried = Signal(signed(len(membrane)), name=f"carried{t}")
-            m.d.comb += carried.eq(Mux(spike, 0, membrane))
+            membrane = Value.cast((currents[t] << (2 * t)) + before)
+            above = Cat(Const((1 << 2 * t) - 1, 2 * t), excess[t]).as_signed() + before
+            spike = gated(m, valid, above, f"margin{t}") >= 0
+            carried = gated(m, valid, Mux(spike, 0, membrane), f"carried{t}")
             spikes.append(spike)
-        for t, spike in enumerate(spikes):
-            m.d.sync += self.spikes[t].eq(spike)
+        with m.If(self.valid[-1]):
+            m.d.sync += self.spikes.eq(Cat(spikes))
         return m

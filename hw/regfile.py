@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The register file, built from the register table."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.axi import WordAccess
+from hw.expressions import gated
 from hw.memory import load_port
 from hw.memory_map import Section
 from hw.registers import PAGE_OFFSET, PAGE_WORDS, WINDOW_BYTES, Register
@@ -93,16 +94,18 @@ class RegisterFile(wiring.Component):
         # Pages
         offset_bits = (PAGE_WORDS - 1).bit_length()
         assert PAGE_OFFSET // 4 == PAGE_WORDS  # the page is the upper half of the window
-        page_read = Signal()
-        page_word, page_data = Signal(32), Signal(32)
-        section_number = Signal(range(len(self.sections) + 1))
+        page_word = Signal(32)
+        section_number, section_read = (
+            Signal(range(len(self.sections) + 1), name=f"section_{at}") for at in ("now", "before")
+        )
         for number, (name, section) in enumerate(self.sections.items(), start=1):
             port = getattr(self, name)
             pages = range(section.page, section.page + section.pages)
             reach = Signal(name=f"reach_{name}")
             address = Signal(32, name=f"address_{name}")
+            beyond = (self.PAGE - section.page) << offset_bits
             m.d.comb += [
-                address.eq(((self.PAGE - section.page) << offset_bits) | access.address[:offset_bits]),
+                address.eq(gated(m, in_page, beyond | access.address[:offset_bits], f"place_{name}")),
                 reach.eq(
                     in_page
                     & (pages.start <= self.PAGE)
@@ -116,16 +119,16 @@ class RegisterFile(wiring.Component):
                 m.d.comb += port.write.eq(reach & access.write & access.whole & ~self.busy)
             with m.If(reach & (~access.write | section.writable)):
                 m.d.comb += [known.eq(1), section_number.eq(number)]
-            with m.If(page_read & (section_number == number)):
+            with m.If(section_read == number):
                 m.d.comb += page_word.eq(port.read_data)
 
-        # Read: register or page word, one cycle apart from the memories'
-        register_data = Signal(32)
-        m.d.sync += [register_data.eq(read_word), page_read.eq(in_page & ~self.busy), page_data.eq(page_word)]
-        with m.If(in_page):
-            m.d.comb += access.read_data.eq(page_data)
-        with m.Else():
-            m.d.comb += access.read_data.eq(register_data)
+        # Read: the register's word as it is now, or in the next cycle the memory's
+        register_data, read = Signal(32), Signal()
+        m.d.sync += [read.eq(access.read), section_read.eq(Mux(self.busy, 0, section_number))]
+        with m.If(access.read):
+            m.d.sync += register_data.eq(Mux(in_page, 0, read_word))
+        with m.If(read):
+            m.d.sync += access.read_data.eq(register_data | page_word)
 
         # Errors
         with m.If(access.read | access.write):

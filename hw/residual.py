@@ -5,7 +5,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.expressions import saturated
+from hw.expressions import gated, saturated
 from hw.memory import load_port
 from hw.memory_map import level_bits, memory_map
 from hw.passes import steps_layout
@@ -73,17 +73,15 @@ class ResidualStore(wiring.Component):
 
         clipped = Signal(g.group * g.steps)
         for c in range(g.group):
-            becoming = Signal(signed(max(g.embed_bits, g.bias_bits) + 1), name=f"becoming{c}")
-            m.d.comb += becoming.eq((self.embedded[c] >> self.level[c][: g.embed_shift_bits]) + self.bias[c])
+            shifted = self.embedded[c] >> self.level[c][: g.embed_shift_bits]
+            becoming = gated(m, self.i_valid & self.i_embed, shifted + self.bias[c], f"becoming{c}")
             embedded, embedded_clips = saturated(becoming, g.membrane_bits)
             for t in range(g.steps):
                 shifted = self.sums[c][t] << self.level[c][: g.residual_shift_bits]
-                kept = Signal(signed(max(g.membrane_bits, g.bias_bits) + 1), name=f"kept_{c}_{t}")
-                added = Signal(signed(max(len(shifted), len(kept)) + 1), name=f"added_{c}_{t}")
-                m.d.comb += [kept.eq(read.data[c][t] + self.bias[c]), added.eq(shifted + kept)]
-                value, clips = saturated(added, g.membrane_bits)
+                kept = read.data[c][t] + self.bias[c]
+                value, clips = saturated(gated(m, self.i_valid, shifted + kept, f"added_{c}_{t}"), g.membrane_bits)
                 m.d.comb += [
-                    self.o[c][t].eq(Mux(self.i_embed, embedded, value)),
+                    self.o[c][t].eq(gated(m, self.i_valid, Mux(self.i_embed, embedded, value), f"next_{c}_{t}")),
                     clipped[c * g.steps + t].eq(Mux(self.i_embed, embedded_clips, clips)),
                 ]
 

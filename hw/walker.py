@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: MIT
 """The spike row walker: turns groups of spikes into weight rows, only the rows of inputs that spike."""
 
+import functools
+import operator
+
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.expressions import gated
 from hw.passes import Kind, pass_layout, spikes_layout
 from model.deployed.geometry import Geometry
 
@@ -82,16 +86,34 @@ class RowWalker(wiring.Component):
         g = self.geometry
         size = g.group
 
-        head, tail = Signal(group_layout(g), reset_less=True), Signal(group_layout(g), reset_less=True)
+        # a group lies open step by step, so that an input is chosen in a word of its bank's inputs
+        steps = data.ArrayLayout(size, g.steps)
+        opened = data.StructLayout({"steps": steps, "row": range(g.weight_rows), "last": 1, "info": pass_layout(g)})
+        head, tail = Signal(opened, reset_less=True), Signal(opened, reset_less=True)
         head_open, tail_open = Signal(), Signal()
         head_mask, tail_mask = Signal(size), Signal(size)  # inputs that spike and are not fetched yet
-        arriving_mask = Cat(self.groups.p.spikes[c].any() for c in range(size))
+        arriving, arriving_mask = Signal(opened), Signal(size)
+        by_step = [Cat(self.groups.p.spikes[c][t] for c in range(size)) for t in range(g.steps)]
+        m.d.comb += [
+            arriving.steps.eq(gated(m, self.groups.valid, Cat(by_step), "arriving_steps")),
+            arriving.row.eq(self.groups.p.row),
+            arriving.last.eq(self.groups.p.last),
+            arriving.info.eq(self.groups.p.info),
+            arriving_mask.eq(functools.reduce(operator.or_, arriving.steps)),
+        ]
 
         # Pick the first rows of what lies open, in each bank
         same_pass = head_open & tail_open & ~head.last
-        pending = Cat(head_mask & head_open.replicate(size), tail_mask & same_pass.replicate(size))
-        spikes = Cat(head.spikes.as_value(), tail.spikes.as_value())
+        pending = Signal(2 * size)
+        with m.If(head_open):
+            m.d.comb += pending.eq(Cat(head_mask, tail_mask & same_pass.replicate(size)))
+        spikes = [Cat(head.steps[t], tail.steps[t]) for t in range(g.steps)]
         banks = max(1, g.rows_per_cycle // 2)
+
+        def with_bit(n: int) -> int:
+            """Return the places whose number within their group has bit n."""
+            return sum(1 << i for i in range(2 * size) if (i % size) >> n & 1)
+
         fetch = Signal(fetch_layout(g))
         left: Value = Const(0, 2 * size)
         for bank in range(banks):
@@ -102,21 +124,17 @@ class RowWalker(wiring.Component):
                 first = Signal(2 * size, name="first" + name)
                 after = Signal(2 * size, name="after" + name)
                 m.d.comb += [
-                    first.eq(rest & (~rest + 1)),
+                    first.eq(gated(m, head_open, rest & (~rest + 1), "lowest" + name)),
                     after.eq(rest & ~first),
                     slot.valid.eq(first.any()),
                 ]
                 in_tail = Signal(name="in_tail" + name)
                 number = Signal(range(size), name="number" + name)
-                chosen = Signal(g.steps, name="chosen" + name)
-                m.d.comb += in_tail.eq(first[size:].any())
-                with m.Switch(first):
-                    for i in range(2 * size):
-                        with m.Case("-" * (2 * size - 1 - i) + "1" + "-" * i):
-                            m.d.comb += [number.eq(i % size), chosen.eq(spikes[i * g.steps : (i + 1) * g.steps])]
                 m.d.comb += [
+                    in_tail.eq(first[size:].any()),
+                    number.eq(Cat((first & with_bit(n)).any() for n in range(len(number)))),
                     slot.row.eq(Mux(in_tail, tail.row, head.row) + number),
-                    slot.spikes.eq(chosen),
+                    slot.spikes.eq(Cat((first & step).any() for step in spikes)),
                 ]
                 rest = after
             left = left | rest
@@ -153,7 +171,7 @@ class RowWalker(wiring.Component):
                 m.d.sync += [
                     head_open.eq(self.groups.valid),
                     head_mask.eq(arriving_mask),
-                    head.eq(self.groups.p),
+                    head.eq(arriving),
                     tail_open.eq(0),
                 ]
             with m.Elif(close_head):
@@ -162,7 +180,7 @@ class RowWalker(wiring.Component):
                     head_mask.eq(Mux(same_pass, tail_left, tail_mask)),
                     tail_open.eq(self.groups.valid),
                     tail_mask.eq(arriving_mask),
-                    tail.eq(self.groups.p),
+                    tail.eq(arriving),
                 ]
             with m.Else():
                 m.d.sync += head_mask.eq(head_left)
@@ -174,6 +192,6 @@ class RowWalker(wiring.Component):
                     m.d.sync += [
                         tail_open.eq(self.groups.valid),
                         tail_mask.eq(arriving_mask),
-                        tail.eq(self.groups.p),
+                        tail.eq(arriving),
                     ]
         return m

@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 
 from hw.attention import attention_members, ring_slot, send_groups, spike_store
+from hw.expressions import gated
 from hw.memory import PolicyMemory
 from hw.memory_map import memory_map
 from hw.passes import Kind, spikes_layout
@@ -136,7 +137,7 @@ class PssaWindow(wiring.Component):
         )
         sums_write, sums_read = sums.write_port(), sums.read_port(domain="comb")
         running = [Signal(g.steps * width, name=f"running{c}", reset_less=True) for c in range(g.group)]
-        added = [Signal(g.steps * width, name=f"added{c}") for c in range(g.group)]
+        added = []
         spikes = Signal(spikes_layout(g, g.group))
         m.d.comb += spikes.eq(Mux(side1.value, values1, Mux(side1.absent, 0, read.data)))
         for c in range(g.group):
@@ -149,7 +150,8 @@ class PssaWindow(wiring.Component):
             older = Mux(self.tokens != 0, sums_read.data[c], all_steps(nothing + (g.window - 1) * offset))
             before = Mux(side1.value, older, all_steps(nothing))
             kept = Mux(side1.value | side1.first, before, running[c])
-            m.d.comb += added[c].eq(kept + ((everywhere & taken) ^ all_steps(offset)))
+            term = gated(m, valid1, (everywhere & taken) ^ all_steps(offset), f"term{c}")
+            added.append(gated(m, valid1, (kept + term)[: g.steps * width], f"added{c}"))
         with m.If(valid1):
             m.d.sync += [register.eq(value) for register, value in zip(running, added, strict=True)]
         m.d.comb += [
@@ -168,5 +170,6 @@ class PssaWindow(wiring.Component):
         for c in range(g.group):
             for t in range(g.steps):
                 query, total = queries.data[c * g.steps + t], sums_read.data[c].word_select(t, width)
-                m.d.comb += self.o[c][t].eq(Mux(query, (total ^ 1 << width - 1).as_signed(), 0))
+                current = Mux(query, (total ^ 1 << width - 1).as_signed(), 0)
+                m.d.comb += self.o[c][t].eq(gated(m, emitting, current, f"current{c}_{t}"))
         return m

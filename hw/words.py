@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Const, Value
+from amaranth.hdl import Value
 
 from model.deployed.geometry import Geometry
 
@@ -16,8 +16,10 @@ one lane, so that the same spike steers a whole word."""
 class Words:
     """The lanes of one step in words of sums, and in words of what one cycle adds to them.
 
-    A lane's sum takes `sum_bits` (`Geometry.pass_bits`), what a cycle adds to it `term_bits`. `lanes` sums lie in a
-    word, one field after the other. As many of these words as have room in each other's fields are one word of terms.
+    A lane's sum takes `sum_bits` (`Geometry.pass_bits`), what a cycle adds to it `term_bits`. In a weight row lanes are
+    `weight_bits` apart. A word takes every `spacing`th of them where they lie: to spread a row is to mask it. Terms
+    are as many lanes apart as have room for one, sums a multiple of that; a word of terms then holds the terms of
+    several words of sums, whose lanes it has between each other.
     """
 
     d_model: int
@@ -33,49 +35,57 @@ class Words:
         return cls(g.d_model, g.weight_bits, g.pass_bits, min(added_bits, g.pass_bits))
 
     @property
-    def lanes(self) -> int:
-        """Lanes of a word of sums."""
-        return max(1, WORD_BITS // self.sum_bits)
+    def term_spacing(self) -> int:
+        """Lanes from one of a word of terms to the next."""
+        return -(-self.term_bits // self.weight_bits)
 
     @property
-    def shared(self) -> int:
-        """Words of sums whose terms lie in one word."""
-        return self.sum_bits // self.term_bits
+    def spacing(self) -> int:
+        """Lanes from one of a word of sums to the next."""
+        return -(-self.sum_bits // (self.term_spacing * self.weight_bits)) * self.term_spacing
+
+    @property
+    def lanes(self) -> int:
+        """Lanes of a word of sums."""
+        return max(1, 1 + (WORD_BITS - self.sum_bits) // (self.spacing * self.weight_bits))
+
+    def _every(self, spacing: int) -> list[range]:
+        together = self.lanes * self.spacing
+        return [
+            range(first, min(start + together, self.d_model), spacing)
+            for start in range(0, self.d_model, together)
+            for first in range(start, min(start + spacing, self.d_model))
+        ]
 
     @property
     def terms(self) -> list[range]:
         """Word of terms -> its lanes."""
-        step = self.lanes * self.shared
-        return [range(first, min(first + step, self.d_model)) for first in range(0, self.d_model, step)]
+        return self._every(self.term_spacing)
 
     @property
     def sums(self) -> list[range]:
         """Word of sums -> its lanes."""
-        return [range(first, min(first + self.lanes, self.d_model)) for first in range(0, self.d_model, self.lanes)]
+        return self._every(self.spacing)
 
     def place(self, lanes: range, lane: int) -> int:
-        """Return the lowest bit of a lane's term in the word of these lanes' terms."""
-        shared, place = divmod(lane - lanes.start, self.lanes)
-        return place * self.sum_bits + shared * self.term_bits
+        """Return the lowest bit of a lane's field in the word of these lanes, of sums or of terms."""
+        return (lane - lanes.start) * self.weight_bits
 
-    def width(self, lanes: range) -> int:
-        """Return the bits of a word of these lanes' terms."""
-        return max(self.place(lanes, lane) for lane in lanes) + self.term_bits
+    def width(self, lanes: range, bits: int) -> int:
+        """Return the bits of a word of these lanes whose fields have `bits`."""
+        return self.place(lanes, lanes[-1]) + bits
+
+    def low(self, word: Value, lanes: range, bits: int) -> Value:
+        """Return a word whose fields are below `2**bits`, and says so to synthesis."""
+        return word & sum(((1 << bits) - 1) << self.place(lanes, lane) for lane in lanes)
 
     def spread(self, row: Value, lanes: range) -> Value:
         """Return these lanes' weights of a row, offset to be unsigned, as a word of terms."""
-        word = Value.cast(Const(0, 0))
-        for lane in sorted(lanes, key=lambda lane: self.place(lanes, lane)):
-            weight = row[lane * self.weight_bits : (lane + 1) * self.weight_bits]
-            word = Cat(word, Const(0, self.place(lanes, lane) - len(word)), weight)
-        return word ^ sum(1 << self.place(lanes, lane) + self.weight_bits - 1 for lane in lanes)
-
-    def low(self, terms: Value, lanes: range, bits: int) -> Value:
-        """Return a word of terms of which each is below `2**bits`, and says so to synthesis."""
-        return terms & sum(((1 << bits) - 1) << self.place(lanes, lane) for lane in lanes)
+        first = lanes.start * self.weight_bits
+        weights = self.low(row[first : first + self.width(lanes, self.weight_bits)], lanes, self.weight_bits)
+        return weights ^ sum(1 << self.place(lanes, lane) + self.weight_bits - 1 for lane in lanes)
 
     def part(self, terms: Value, lanes: range, sums: range) -> Value:
         """Return of a word of `lanes`' terms what it adds to the word of `sums`, whose lanes are among them."""
-        field = (1 << self.term_bits) - 1
-        fields = sum(field << place * self.sum_bits for place in range(len(sums)))
-        return terms[self.place(lanes, sums.start) :] & fields
+        first = self.place(lanes, sums.start)
+        return self.low(terms[first : first + self.width(sums, self.term_bits)], sums, self.term_bits)

@@ -17,7 +17,7 @@ from sim.stimulus import bits_of, integers, load, read, varied
 
 
 async def lif(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) -> int:
-    """A new neuron state every cycle; spikes come `latency` cycles later."""
+    """A new neuron state in most cycles; spikes come `latency` cycles later."""
     count, threshold_bits = 150, max(g.threshold_bits, g.membrane_bits - 1)
     currents = integers(rng, g.current_bits, (count, g.steps))
     thresholds = rng.integers(0, 1 << threshold_bits, count) >> rng.integers(0, threshold_bits, count)
@@ -25,13 +25,17 @@ async def lif(unit: Ports, g: Geometry, rng: np.random.Generator, stall: float) 
     near = rng.random(count) < 0.5
     currents[near, 0] = np.minimum(thresholds[near] + rng.integers(-1, 2, near.sum()), 2 ** (g.current_bits - 1) - 1)
     expected = golden.lif(currents.T, thresholds)[0].T
-    latency, found = LifNeuron.latency(g), []
-    for cycle in range(count + latency):
-        if cycle < count:
-            unit.set("currents", currents[cycle].tolist())
-            unit.set("threshold", int(thresholds[cycle]))
+    inside, found, sent = [False] * (LifNeuron.latency(g) + 1), [], 0
+    while len(found) < count:
+        come = sent < count and rng.random() >= stall
+        inside = [come, *inside[:-1]]
+        if come:
+            unit.set("currents", currents[sent].tolist())
+            unit.set("threshold", int(thresholds[sent]))
+            sent += 1
+        unit.set("valid", sum(token << stage for stage, token in enumerate(inside[:-1])))
         await unit.settle()
-        if cycle >= latency:
+        if inside[-1]:
             found.append(unit.get("spikes"))
         await unit.tick()
     np.testing.assert_array_equal([bits_of([word], g.steps)[:, 0] for word in found], expected)
