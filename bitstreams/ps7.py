@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: MIT
 """The whole of a Zynq-7000's programmable logic without a vendor's block design: processor, bus adapter, circuit."""
 
-from amaranth.back import verilog as amaranth_verilog
 from amaranth.hdl import ClockDomain, Elaboratable, Instance, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.cdc import ResetSynchronizer
 
 from bitstreams.axi3 import Axi3, Axi3ToAxiLite
 from hw.accelerator import Accelerator
-from hw.generate import Top, find_yosys
+from hw.generate import Top, converted
 from model.deployed.geometry import Geometry
 
 PS7_TOP = "spikeloop_ps7"
@@ -57,5 +56,4 @@ class Ps7Top(Elaboratable):
 
 def verilog(geometry: Geometry, base: int) -> str:
     """Return the top's Verilog: the same text on every run and machine."""
-    find_yosys()
-    return amaranth_verilog.convert(Ps7Top(geometry, base), name=PS7_TOP, ports=[], emit_src=False)
+    return converted(Ps7Top(geometry, base), PS7_TOP, ports=[])

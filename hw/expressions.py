@@ -5,6 +5,9 @@ from collections.abc import Sequence
 
 from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, ValueLike
 
+IF_VALID = "_if_valid"
+"""How the name ends of a signal that is only something while it is valid."""
+
 
 def tree(terms: Sequence[ValueLike]) -> ValueLike:
     """Return the sum of terms, added in pairs: one after the other they become one long cascade of multipliers."""
@@ -51,13 +54,13 @@ def saturated(value: Value, bits: int) -> tuple[Value, Value]:
 
 
 def gated(m: Module, valid: Value, value: ValueLike, name: str) -> Signal:
-    """Return a signal that is `value` while `valid`, and what nobody may look at otherwise.
+    """Return a signal that is `value` while `valid`, and otherwise anything: nobody may look at it.
 
-    It costs an input of the look-up tables behind it, and a simulator works `value` out only while it is valid. It
-    would not if it were zero otherwise: Verilator makes such a choice a mask of what it then computes in every cycle.
+    A simulator works `value` out only while it is valid. In Verilog the signal is x otherwise (`hw.generate`), which
+    synthesis may take for `value` too, and a simulator for what it pleases.
     """
     value = Value.cast(value)
-    signal = Signal(value.shape(), name=name, init=1)
+    signal = Signal(value.shape(), name=name + IF_VALID, init=1)
     with m.If(valid):
         m.d.comb += signal.eq(value)
     return signal

@@ -4,21 +4,23 @@
 import argparse
 import hashlib
 import json
-import os
+import re
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from amaranth.back import rtlil
-from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetSignal, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Elaboratable, Module, ResetSignal, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 from hw.accelerator import Accelerator
 from hw.axi import AxiLite
+from hw.expressions import IF_VALID
 from hw.memory_map import memory_map
 from hw.registers import INTERFACE_VERSION
-from hw.synthesis import SynthesisError, run_yosys, yosys
+from hw.synthesis import SynthesisError, run_yosys
 from model.deployed.geometry import Geometry, GeometryError
 from model.deployed.presets import PRESETS, preset
 
@@ -51,20 +53,20 @@ class Top(wiring.Component):
         return m
 
 
-def find_yosys() -> None:
-    """Tell Amaranth where its Yosys is. Raises `SynthesisError` where there is none."""
-    os.environ.setdefault("YOSYS", str(yosys()))
-
-
 def verilog(geometry: Geometry) -> str:
-    """Return the accelerator's Verilog: the same text on every run and machine.
+    """Return the accelerator's Verilog: the same text on every run and machine. Raises `SynthesisError`."""
+    return converted(Top(geometry), TOP)
+
+
+def converted(design: Elaboratable, name: str, ports: Sequence[Signal] | None = None) -> str:
+    """Return a design as Verilog, its top module under a name.
 
     Amaranth's own conversion would have yosys take operations with constants apart, bit by bit: of a mask over a word,
     which a simulator applies at once, come a dozen assignments to pieces of it. Raises `SynthesisError`.
     """
-    design = rtlil.convert(Top(geometry), name=TOP, emit_src=False)
     with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / "design.il").write_text(design)
+        text = undefined_otherwise(rtlil.convert(design, name=name, ports=ports, emit_src=False))
+        (Path(scratch) / "design.il").write_text(text)
         script = [
             "read_rtlil design.il",
             "proc -noopt -nomux -norom",
@@ -73,6 +75,15 @@ def verilog(geometry: Geometry) -> str:
         ]
         run_yosys(Path(scratch), script, "design.v")
         return (Path(scratch) / "design.v").read_text()
+
+
+def undefined_otherwise(design: str) -> str:
+    """Return RTLIL in which every signal of `hw.expressions.gated` is x where it is not valid.
+
+    Amaranth has no such value, and makes it its signal's first.
+    """
+    default = re.compile(rf"(assign \\\w+{IF_VALID}(?:\$\d+)? \[\d+:0\] (\d+)')[01]+$", re.MULTILINE)
+    return default.sub(lambda found: found[1] + "x" * int(found[2]), design)
 
 
 def manifest(geometry: Geometry, text: str) -> dict[str, object]:

@@ -31,13 +31,13 @@ class LaneArray(wiring.Component):
     offsets that were added, as many as spikes, are taken off when the sums drain. Accumulators are as wide as the
     longest pass needs.
 
-    Where a pass begins, its first rows are added to nothing. The sums of the pass before move to a shadow meanwhile and
-    drain `group` channels a cycle, the first group from the accumulators themselves.
+    The last rows of a pass move the sums to a shadow and clear the accumulators in the same cycle; the shadow drains
+    `group` channels a cycle.
 
     Members
     -------
     fetch, fetch_valid : from the row walker
-    clear : what was summed until now is no pass (start of a decision)
+    clear : zero the accumulators (start of a decision)
     load, busy : policy loading
     o_valid, o_group, o_last, o_info : a group drains: its number, whether it is the pass's last, and its pass
     o : its sums, a cycle after `o_valid`
@@ -119,21 +119,12 @@ class LaneArray(wiring.Component):
             m.d.comb += gate.eq(slot.spikes & (valid1 & slot.valid).replicate(g.steps))
         blocks = {lanes.start: lanes.start // self.BLOCK for lanes in words.sums}
         spikes = {b: [_copy(f"spikes{b}_{p}", g.steps) for p in range(ports)] for b in blocks.values()}
-        adds, ends, moves, begins = (
-            {b: _copy(f"{what}{b}") for b in spikes} for what in ("add", "end", "move", "begin")
-        )
-        cleared = Signal()
-        m.d.sync += cleared.eq(self.clear)
+        adds, clears, captures = ({b: _copy(f"{what}{b}") for b in spikes} for what in ("add", "clear", "capture"))
         for b in spikes:
             m.d.sync += [copy.eq(gate) for copy, gate in zip(spikes[b], gates, strict=True)]
-            m.d.sync += [adds[b].eq(valid1), ends[b].eq(last1), moves[b].eq(ends[b])]
-            with m.If(ends[b] | cleared):
-                m.d.sync += begins[b].eq(1)
-            with m.Elif(adds[b]):
-                m.d.sync += begins[b].eq(0)
+            m.d.sync += [adds[b].eq(valid1), clears[b].eq(last1 | self.clear), captures[b].eq(last1)]
 
-        # Of each pair of rows take none, one, the other or their sum; add the pairs, then to the accumulators, or to
-        # nothing where a pass begins. The sums of the pass before move to the shadows in that cycle
+        # Of each pair of rows take none, one, the other or their sum; add the pairs, then to the accumulators
         shadows, accumulators = (
             [
                 [Signal(words.width(lanes, width), name=f"{what}{w}_{t}", reset_less=True) for t in range(g.steps)]
@@ -155,23 +146,28 @@ class LaneArray(wiring.Component):
                             (odd & ~even, rows[w][p + 1]),
                             (even & odd, pairs[w][p // 2]),
                         ]
-                    terms.append(functools.reduce(operator.or_, (Mux(spike, row, 0) for spike, row in takes)))
+                    taken = functools.reduce(operator.or_, (Mux(spike, row, 0) for spike, row in takes))
+                    terms.append(taken)
                 added = gated(m, adds[block], sum(terms[1:], terms[0]), f"added{w}_{t}")
                 for n, of_sum in enumerate(words.sums):
                     if of_sum.start not in lanes:
                         continue
-                    before = Mux(begins[block], 0, accumulators[n][t])
-                    total = words.part(added, lanes, of_sum) + before
-                    with m.If(moves[block]):
-                        m.d.sync += shadows[n][t].eq(accumulators[n][t])
+                    # written twice and not alike: of one sum for both, a simulator would work it out in every cycle.
+                    # To synthesis they are one
+                    part, before = words.part(added, lanes, of_sum), accumulators[n][t]
+                    with m.If(captures[block]):
+                        total = words.low(before, of_sum, width) + part
+                        m.d.sync += shadows[n][t].eq(words.low(total, of_sum, width))
                     with m.If(adds[block]):
-                        m.d.sync += accumulators[n][t].eq(words.low(total, of_sum, width))
+                        m.d.sync += before.eq(words.low(before + part, of_sum, width))
+                    with m.If(clears[block]):
+                        m.d.sync += before.eq(0)
         counts = [Signal(range(g.d_mlp + 1), name=f"count{t}") for t in range(g.steps)]
         counted = [Signal(range(g.d_mlp + 1), name=f"counted{t}") for t in range(g.steps)]
         for t in range(g.steps):
             m.d.comb += counted[t].eq(counts[t] + sum(gate[t] for gate in spikes[0]))
             m.d.sync += counts[t].eq(counted[t])
-            with m.If(last2 | cleared):
+            with m.If(clears[0]):
                 m.d.sync += counts[t].eq(0)
 
         # Drain: the channels of a group have the group's number each for itself
@@ -206,9 +202,8 @@ class LaneArray(wiring.Component):
                         lane = index * g.group + c
                         word, lanes = next((w, lanes) for w, lanes in enumerate(words.sums) if lane in lanes)
                         place = words.place(lanes, lane)
-                        sums = shadows if index else accumulators
                         with m.Case(index):
-                            m.d.comb += drained.eq(sums[word][t][place : place + width])
+                            m.d.comb += drained.eq(shadows[word][t][place : place + width])
                 totals.append((drained - offsets[t])[:width])
             with m.If(draining):
                 m.d.sync += self.o[c].eq(Cat(totals))

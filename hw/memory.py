@@ -88,7 +88,9 @@ class PolicyMemory(wiring.Component):
         ]
         word = self.load.address[:word_bits]
         store_word = Signal()
-        m.d.comb += [store_word.eq(self.load.write & ~self.busy), write.en.eq(store_word << word)]
+        m.d.comb += store_word.eq(self.load.write & ~self.busy)
+        for index in range(section.words):
+            m.d.comb += write.en[index].eq(store_word & (word == index if word_bits else 1))
         if self.changing:
             with m.If(self.busy):
                 m.d.comb += [write.data.eq(self.new_row), write.en.eq(self.store.replicate(section.words))]

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from amaranth.back import verilog
 from amaranth.lib import wiring
 from cocotb_tools.runner import Verilator, VerilatorControlFile, get_results
 
 from host.verilated import make_variables, tool_environment, verilator_program
-from hw.generate import find_yosys
+from hw.generate import converted
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / "build" / "sim"
@@ -105,7 +104,6 @@ def kept_text(key: str, make: Callable[[], str]) -> str:
     path = CACHE / "verilog" / f"{digest(_sources(), key)}.v"
     with locked(path):
         if not path.is_file():
-            find_yosys()
             partial = path.with_suffix(".partial")
             partial.write_text(make())
             partial.replace(path)
@@ -114,7 +112,7 @@ def kept_text(key: str, make: Callable[[], str]) -> str:
 
 def component_verilog(key: str, make: Callable[[], wiring.Component], top: str) -> str:
     """Return the Verilog of a component, converted once for each `key` and state of the sources."""
-    return kept_text(f"{top}|{key}", lambda: verilog.convert(make(), name=top, emit_src=False))
+    return kept_text(f"{top}|{key}", lambda: converted(make(), top))
 
 
 def simulation(name: str, text: str, top: str, visible: Mapping[str, str] = {}) -> Path:
