@@ -139,8 +139,8 @@ def _build(geometry: Geometry, built: Path, note: Callable[[str], None]) -> None
 
 
 def chosen(verilog: str) -> str:
-    """Return Verilog in which all that may be anything (x, `hw.expressions.gated`) is `UNDEFINED`."""
-    return re.sub(r"\b(\d+'h)x+\b", rf"\g<1>{UNDEFINED}", verilog)
+    """Return Verilog in which all that may be anything (x, `hw.expressions.gated`) is `UNDEFINED`, cut to its width."""
+    return re.sub(r"\b(\d+)'hx+\b", lambda x: f"{x[1]}'h{UNDEFINED % (1 << int(x[1])):x}", verilog)
 
 
 def _run(command: list[str], folder: Path, log: TextIO) -> None:

@@ -82,8 +82,12 @@ def undefined_otherwise(design: str) -> str:
 
     Amaranth has no such value, and makes it its signal's first.
     """
-    default = re.compile(rf"(assign \\\w+{IF_VALID}(?:\$\d+)? \[\d+:0\] (\d+)')[01]+$", re.MULTILINE)
-    return default.sub(lambda found: found[1] + "x" * int(found[2]), design)
+    name = rf"\\\w+{IF_VALID}(?:\$\d+)?"
+    default = re.compile(rf"(process \S+\n +assign {name} \[\d+:0\] (\d+)')[01]+$", re.MULTILINE)
+    design, count = default.subn(lambda found: found[1] + "x" * int(found[2]), design)
+    # a signal that another one merely repeats may go by that one's name
+    assert count == len(re.findall(rf"^ +wire .*{name}$", design, re.MULTILINE))
+    return design
 
 
 def manifest(geometry: Geometry, text: str) -> dict[str, object]:

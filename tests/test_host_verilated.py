@@ -110,6 +110,22 @@ def test_the_driver_decides_as_on_the_golden_device(tiny):
     circuit.close()
 
 
+def test_no_decision_depends_on_what_is_not_valid(tmp_path, monkeypatch):
+    """Bits of all kinds instead of ones, wherever Verilog has an x."""
+    monkeypatch.setattr(verilated, "UNDEFINED", 0x9C3A_5F16_E0B7_24D8_8BC1_703D_5A69_F2E4)
+    assert verilated.chosen("a = 62'hxxxx; b = 4'b1x;") == "a = 62'hbc1703d5a69f2e4; b = 4'b1x;"
+    bus = VerilatedBus(library(TINY, cache=tmp_path))
+    circuit, reference = Accelerator(bus, TINY), Accelerator(GoldenBus(TINY), TINY)
+    policy = random_policy(TINY, 11)
+    for driver in (circuit, reference):
+        driver.load(policy)
+        driver.new_episode()
+    for token in random_tokens(policy, 60, 3):
+        np.testing.assert_array_equal(circuit.decide(token).words, reference.decide(token).words)
+        assert circuit.signatures() == reference.signatures()
+    bus.close()
+
+
 def test_circuits_are_independent_and_stand_still_between_transfers(tiny):
     one, two = VerilatedBus(tiny), VerilatedBus(tiny)
     scratch = offsets(TINY)["SCRATCH"]

@@ -4,12 +4,15 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
+from amaranth.hdl import Const, Module, Signal
 
 from hw import generate, report, synthesis
+from hw.expressions import IF_VALID, gated
 from hw.memory_map import embed_components, head_actions
 from model.deployed.geometry import GeometryError
 from model.deployed.presets import HOPPER_Z2_TSSA, TINY
@@ -32,6 +35,19 @@ def test_verilog_is_the_same_text_on_every_run(tmp_path):
     manifest = json.loads((tmp_path / "one" / "manifest.json").read_text())
     assert manifest["geometry_digest"] == TINY.digest
     assert manifest == generate.manifest(TINY, text)
+
+
+def test_what_is_not_valid_is_anything():
+    m, valid, value = Module(), Signal(), Signal(12)
+    m.d.comb += value.eq(gated(m, valid, Const(0xABC, 12), "sum") + 1)
+    text = generate.converted(m, "top", ports=[valid, value])
+    assert [len(re.findall(number, text)) for number in ("= 12'hxxx;", "= 12'habc;")] == [1, 1]
+
+
+def test_nothing_else_in_a_circuit_is_undefined():
+    undefined = re.findall(r"^ *(\S+) *=.*'[hb]\w*x", generate.verilog(TINY), re.MULTILINE)
+    assert len(undefined) > 100
+    assert [name for name in undefined if IF_VALID not in name] == []
 
 
 def test_unchanged_files_are_not_touched(tmp_path):
