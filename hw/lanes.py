@@ -154,14 +154,14 @@ class LaneArray(wiring.Component):
                         continue
                     # written twice and not alike: of one sum for both, a simulator would work it out in every cycle.
                     # To synthesis they are one
-                    part, before = words.part(added, lanes, of_sum), accumulators[n][t]
+                    part, accumulator = words.part(added, lanes, of_sum), accumulators[n][t]
                     with m.If(captures[block]):
-                        total = words.low(before, of_sum, width) + part
+                        total = words.low(accumulator, of_sum, width) + part
                         m.d.sync += shadows[n][t].eq(words.low(total, of_sum, width))
                     with m.If(adds[block]):
-                        m.d.sync += before.eq(words.low(before + part, of_sum, width))
+                        m.d.sync += accumulator.eq(words.low(accumulator + part, of_sum, width))
                     with m.If(clears[block]):
-                        m.d.sync += before.eq(0)
+                        m.d.sync += accumulator.eq(0)
         counts = [Signal(range(g.d_mlp + 1), name=f"count{t}") for t in range(g.steps)]
         counted = [Signal(range(g.d_mlp + 1), name=f"counted{t}") for t in range(g.steps)]
         for t in range(g.steps):
