@@ -20,6 +20,7 @@ MEMORIES = {
     "membranes": r"core\.residual$",
     "spikes": r"core\.sequencer$",
     "sums": r"core\.head$",
+    "answers to the bus": r"slave\.words$",
 }
 REGISTERS = {
     "accumulators": r"core\.lanes$",
