@@ -139,7 +139,7 @@ def _build(geometry: Geometry, built: Path, note: Callable[[str], None]) -> None
 
 
 def chosen(verilog: str) -> str:
-    """Return Verilog in which all that may be anything (x, `hw.expressions.gated`) is `UNDEFINED`, cut to its width."""
+    """Return Verilog in which what may be anything (x, `hw.expressions.if_valid`) is `UNDEFINED`, cut to its width."""
     return re.sub(r"\b(\d+)'hx+\b", lambda x: f"{x[1]}'h{UNDEFINED % (1 << int(x[1])):x}", verilog)
 
 

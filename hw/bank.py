@@ -5,7 +5,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.expressions import gated
+from hw.expressions import if_valid
 from hw.lif import LifNeuron
 from hw.memory import PolicyMemory, load_port
 from hw.memory_map import channel_bits, level_bits, memory_map
@@ -116,7 +116,7 @@ class NeuronBank(wiring.Component):
         valid2, side2 = Signal(), Signal(side, reset_less=True)
         m.d.sync += valid2.eq(valid1)
         for c in range(g.group):
-            sums = [gated(m, valid1, self.i[c][t], f"sum{c}_{t}") for t in range(g.steps)]
+            sums = [if_valid(m, valid1, self.i[c][t], f"sum{c}_{t}") for t in range(g.steps)]
             m.d.comb += [
                 *(self.residual_sums[c][t].eq(sums[t]) for t in range(g.steps)),
                 self.residual_embedded[c].eq(self.i_embed[c]),

@@ -53,7 +53,7 @@ def saturated(value: Value, bits: int) -> tuple[Value, Value]:
     return Mux(clips, limit, value[:bits]).as_signed(), clips
 
 
-def gated(m: Module, valid: Value, value: ValueLike, name: str) -> Signal:
+def if_valid(m: Module, valid: Value, value: ValueLike, name: str) -> Signal:
     """Return a signal that is `value` while `valid`, and otherwise anything: nobody may look at it.
 
     A simulator works `value` out only while it is valid. In Verilog the signal is x otherwise (`hw.generate`), which

@@ -78,7 +78,7 @@ def converted(design: Elaboratable, name: str, ports: Sequence[Signal] | None = 
 
 
 def undefined_otherwise(design: str) -> str:
-    """Return RTLIL in which every signal of `hw.expressions.gated` is x where it is not valid.
+    """Return RTLIL in which every signal of `hw.expressions.if_valid` is x where it is not valid.
 
     Amaranth has no such value, and makes it its signal's first.
     """

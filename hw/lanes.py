@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Module, Mux, ShapeLike, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.expressions import gated
+from hw.expressions import if_valid
 from hw.memory import load_port
 from hw.memory_map import memory_map
 from hw.passes import pass_layout, steps_layout
@@ -148,7 +148,7 @@ class LaneArray(wiring.Component):
                         ]
                     taken = functools.reduce(operator.or_, (Mux(spike, row, 0) for spike, row in takes))
                     terms.append(taken)
-                added = gated(m, adds[block], sum(terms[1:], terms[0]), f"added{w}_{t}")
+                added = if_valid(m, adds[block], sum(terms[1:], terms[0]), f"added{w}_{t}")
                 for n, of_sum in enumerate(words.sums):
                     if of_sum.start not in lanes:
                         continue

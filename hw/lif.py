@@ -5,7 +5,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.expressions import gated
+from hw.expressions import if_valid
 from model.deployed.geometry import Geometry
 
 
@@ -79,8 +79,8 @@ class LifNeuron(wiring.Component):
             before = 0 if carried is None else carried
             membrane = Value.cast((currents[t] << (2 * t)) + before)
             above = Cat(Const((1 << 2 * t) - 1, 2 * t), excess[t]).as_signed() + before
-            spike = gated(m, valid, above, f"margin{t}") >= 0
-            carried = gated(m, valid, Mux(spike, 0, membrane), f"carried{t}")
+            spike = if_valid(m, valid, above, f"margin{t}") >= 0
+            carried = if_valid(m, valid, Mux(spike, 0, membrane), f"carried{t}")
             spikes.append(spike)
         with m.If(self.valid[-1]):
             m.d.sync += self.spikes.eq(Cat(spikes))

@@ -6,7 +6,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.axi import WordAccess
-from hw.expressions import gated
+from hw.expressions import if_valid
 from hw.memory import load_port
 from hw.memory_map import Section
 from hw.registers import PAGE_OFFSET, PAGE_WORDS, WINDOW_BYTES, Register
@@ -105,7 +105,7 @@ class RegisterFile(wiring.Component):
             address = Signal(32, name=f"address_{name}")
             beyond = (self.PAGE - section.page) << offset_bits
             m.d.comb += [
-                address.eq(gated(m, in_page, beyond | access.address[:offset_bits], f"place_{name}")),
+                address.eq(if_valid(m, in_page, beyond | access.address[:offset_bits], f"place_{name}")),
                 reach.eq(
                     in_page
                     & (pages.start <= self.PAGE)

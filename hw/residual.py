@@ -5,7 +5,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.expressions import gated, saturated
+from hw.expressions import if_valid, saturated
 from hw.memory import load_port
 from hw.memory_map import level_bits, memory_map
 from hw.passes import steps_layout
@@ -74,14 +74,14 @@ class ResidualStore(wiring.Component):
         clipped = Signal(g.group * g.steps)
         for c in range(g.group):
             shifted = self.embedded[c] >> self.level[c][: g.embed_shift_bits]
-            becoming = gated(m, self.i_valid & self.i_embed, shifted + self.bias[c], f"becoming{c}")
+            becoming = if_valid(m, self.i_valid & self.i_embed, shifted + self.bias[c], f"becoming{c}")
             embedded, embedded_clips = saturated(becoming, g.membrane_bits)
             for t in range(g.steps):
                 shifted = self.sums[c][t] << self.level[c][: g.residual_shift_bits]
                 kept = read.data[c][t] + self.bias[c]
-                value, clips = saturated(gated(m, self.i_valid, shifted + kept, f"added_{c}_{t}"), g.membrane_bits)
+                value, clips = saturated(if_valid(m, self.i_valid, shifted + kept, f"added_{c}_{t}"), g.membrane_bits)
                 m.d.comb += [
-                    self.o[c][t].eq(gated(m, self.i_valid, Mux(self.i_embed, embedded, value), f"next_{c}_{t}")),
+                    self.o[c][t].eq(if_valid(m, self.i_valid, Mux(self.i_embed, embedded, value), f"next_{c}_{t}")),
                     clipped[c * g.steps + t].eq(Mux(self.i_embed, embedded_clips, clips)),
                 ]
 

@@ -30,7 +30,7 @@ def commands(family: str, top: str, keep: Iterable[str] = (), shift_registers: b
         *(f"setattr -mod -set keep_hierarchy 1 {module}" for module in keep),
         # a register whose signal is to be kept is one of several that are equal: yosys merges cells unless they say so
         "proc",
-        # what is x where it is not valid (hw.expressions.gated) need not be kept from being valid
+        # what is x where it is not valid (hw.expressions.if_valid) need not be kept from being valid
         "opt_expr -mux_undef",
         r"setattr -set keep 1 a:keep=1 %ci1:+[Q] t:$*ff* %i",
         # the circuit sits inside the device: no pads

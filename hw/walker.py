@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.expressions import gated
+from hw.expressions import if_valid
 from hw.passes import Kind, pass_layout, spikes_layout
 from model.deployed.geometry import Geometry
 
@@ -95,7 +95,7 @@ class RowWalker(wiring.Component):
         arriving, arriving_mask = Signal(opened), Signal(size)
         by_step = [Cat(self.groups.p.spikes[c][t] for c in range(size)) for t in range(g.steps)]
         m.d.comb += [
-            arriving.steps.eq(gated(m, self.groups.valid, Cat(by_step), "arriving_steps")),
+            arriving.steps.eq(if_valid(m, self.groups.valid, Cat(by_step), "arriving_steps")),
             arriving.row.eq(self.groups.p.row),
             arriving.last.eq(self.groups.p.last),
             arriving.info.eq(self.groups.p.info),
@@ -124,7 +124,7 @@ class RowWalker(wiring.Component):
                 first = Signal(2 * size, name="first" + name)
                 after = Signal(2 * size, name="after" + name)
                 m.d.comb += [
-                    first.eq(gated(m, head_open, rest & (~rest + 1), "lowest" + name)),
+                    first.eq(if_valid(m, head_open, rest & (~rest + 1), "lowest" + name)),
                     after.eq(rest & ~first),
                     slot.valid.eq(first.any()),
                 ]

@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, memory, wiring
 
 from hw.attention import attention_members, ring_slot, send_groups, spike_store
-from hw.expressions import gated
+from hw.expressions import if_valid
 from hw.memory import PolicyMemory
 from hw.memory_map import memory_map
 from hw.passes import Kind, spikes_layout
@@ -150,8 +150,8 @@ class PssaWindow(wiring.Component):
             older = Mux(self.tokens != 0, sums_read.data[c], all_steps(nothing + (g.window - 1) * offset))
             before = Mux(side1.value, older, all_steps(nothing))
             kept = Mux(side1.value | side1.first, before, running[c])
-            term = gated(m, valid1, (everywhere & taken) ^ all_steps(offset), f"term{c}")
-            added.append(gated(m, valid1, (kept + term)[: g.steps * width], f"added{c}"))
+            term = if_valid(m, valid1, (everywhere & taken) ^ all_steps(offset), f"term{c}")
+            added.append(if_valid(m, valid1, (kept + term)[: g.steps * width], f"added{c}"))
         with m.If(valid1):
             m.d.sync += [register.eq(value) for register, value in zip(running, added, strict=True)]
         m.d.comb += [
@@ -171,5 +171,5 @@ class PssaWindow(wiring.Component):
             for t in range(g.steps):
                 query, total = queries.data[c * g.steps + t], sums_read.data[c].word_select(t, width)
                 current = Mux(query, (total ^ 1 << width - 1).as_signed(), 0)
-                m.d.comb += self.o[c][t].eq(gated(m, emitting, current, f"current{c}_{t}"))
+                m.d.comb += self.o[c][t].eq(if_valid(m, emitting, current, f"current{c}_{t}"))
         return m

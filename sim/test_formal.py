@@ -80,10 +80,10 @@ def test_neuron_equals_its_equation_for_all_inputs(geometry):
     [
         ("self.threshold - 1", "self.threshold"),
         ("Mux(spike, 0, membrane)", "membrane"),
-        ("gated(m, valid, Mux(spike, 0, membrane)", "gated(m, valid, Mux(spike, 0, membrane)[:-2].as_signed()"),
+        ("if_valid(m, valid, Mux(spike, 0, membrane)", "if_valid(m, valid, Mux(spike, 0, membrane)[:-2].as_signed()"),
         ("for value in (*currents, *excess, carried, *spikes)", "for value in (*currents, *excess, 0, *spikes)"),
         ("Const((1 << 2 * t) - 1, 2 * t)", "Const((1 << t) - 1, t)"),
-        ("gated(m, valid, above", "gated(m, valid, above[:-2].as_signed()"),
+        ("if_valid(m, valid, above", "if_valid(m, valid, above[:-2].as_signed()"),
         ("m.If(self.valid[-1])", "m.If(self.valid[0])"),
         ("m.If(self.valid[t // self.STEPS_PER_STAGE - 1])", "m.If(self.valid[t // self.STEPS_PER_STAGE])"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from amaranth.hdl import Const, Module, Signal
 
 from hw import generate, report, synthesis
-from hw.expressions import IF_VALID, gated
+from hw.expressions import IF_VALID, if_valid
 from hw.memory_map import embed_components, head_actions
 from model.deployed.geometry import GeometryError
 from model.deployed.presets import HOPPER_Z2_TSSA, TINY
@@ -39,7 +39,7 @@ def test_verilog_is_the_same_text_on_every_run(tmp_path):
 
 def test_what_is_not_valid_is_anything():
     m, valid, value = Module(), Signal(), Signal(12)
-    m.d.comb += value.eq(gated(m, valid, Const(0xABC, 12), "sum") + 1)
+    m.d.comb += value.eq(if_valid(m, valid, Const(0xABC, 12), "sum") + 1)
     text = generate.converted(m, "top", ports=[valid, value])
     assert [len(re.findall(number, text)) for number in ("= 12'hxxx;", "= 12'habc;")] == [1, 1]
 
