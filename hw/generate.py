@@ -59,7 +59,7 @@ def verilog(geometry: Geometry) -> str:
 
 
 def converted(design: Elaboratable, name: str, ports: Sequence[Signal] | None = None) -> str:
-    """Return a design as Verilog, its top module under a name.
+    """Return a design as Verilog, its top module under a name; a design that is no component names its `ports`.
 
     Amaranth's own conversion would have yosys take operations with constants apart, bit by bit: of a mask over a word,
     which a simulator applies at once, come a dozen assignments to pieces of it. Raises `SynthesisError`.

@@ -153,6 +153,7 @@ def held(m, axi, channel, was_reset):
 
 
 ORDER_CYCLES = 11
+"""As many reads as may be unanswered, and their answers after a wait."""
 
 
 def slave_verdict(slave, order=False, **limits):
